@@ -1,0 +1,43 @@
+"""The numerics of cached sampling: pure functions on ``+ - * /``, standard library only."""
+
+from .base_steps import QUANTITIES, BaseStep, QuantityMap, convert_quantity, ddim_step, dpmsolver_step, quantity_map
+from .bounds import (
+    adams_bashforth_error_constant,
+    adams_bashforth_weights,
+    adams_moulton_error_constant,
+    adams_moulton_weights,
+    embedded_difference,
+    interpolation_error_constant,
+    noise_gain,
+    window_noise_gain,
+)
+from .folding import BaseGrid, Row, fold
+from .interpolation import Number, binomial_weights, check_nodes, lagrange_integral_weights, lagrange_weights
+from .plans import CachePlan
+
+__all__ = [
+    "QUANTITIES",
+    "BaseGrid",
+    "BaseStep",
+    "CachePlan",
+    "Number",
+    "QuantityMap",
+    "Row",
+    "adams_bashforth_error_constant",
+    "adams_bashforth_weights",
+    "adams_moulton_error_constant",
+    "adams_moulton_weights",
+    "binomial_weights",
+    "check_nodes",
+    "convert_quantity",
+    "ddim_step",
+    "dpmsolver_step",
+    "embedded_difference",
+    "fold",
+    "interpolation_error_constant",
+    "lagrange_integral_weights",
+    "lagrange_weights",
+    "noise_gain",
+    "quantity_map",
+    "window_noise_gain",
+]
