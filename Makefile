@@ -21,22 +21,22 @@ STAMP := $(VENV)/.installed
 LOWEST := .venv-lowest
 LOWEST_STAMP := $(LOWEST)/.installed
 
-# $(call install,VENV,CONSTRAINTS): make the virtual environment where it is missing and install the package editable.
+# $(call install,VENV,CONSTRAINTS,EXTRA): make the virtual environment where it is missing, install the package editable.
 define install
 	@python="$${PYTHON:-$(PYTHON)}"; python="$${python:-$(find_python)}"; \
 	if [ -z "$$python" ]; then echo "No Python >= 3.11 found; name one: make PYTHON=/path/to/python" >&2; exit 1; fi; \
 	if [ ! -x "$(1)/bin/python" ]; then echo "Making $(1) with $$python"; "$$python" -m venv "$(1)"; fi
-	"$(1)/bin/python" -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c $(2) setuptools
-	"$(1)/bin/python" -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c $(2) \
-		--no-build-isolation -e ".[dev]"
+	@"$(1)/bin/python" -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c $(2) setuptools
+	@"$(1)/bin/python" -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c $(2) \
+		--no-build-isolation -e ".[$(3)]"
 	@touch "$(1)/.installed"
 endef
 
 $(STAMP): pyproject.toml constraints.txt
-	$(call install,$(VENV),constraints.txt)
+	$(call install,$(VENV),constraints.txt,dev)
 
 $(LOWEST_STAMP): pyproject.toml constraints-lowest.txt
-	$(call install,$(LOWEST),constraints-lowest.txt)
+	$(call install,$(LOWEST),constraints-lowest.txt,test)
 
 .PHONY: help install demo figures test lint ruff types layers pytest test-fast test-lowest format clean
 
