@@ -49,6 +49,12 @@ install: $(STAMP) ## Install the package and its tools into .venv.
 demo: $(STAMP) ## Install, sample with the bundled models, print the table and write the pictures.
 	$(BIN)/ab-schedulers demo
 
+figures: $(STAMP) ## Print every table of docs/measurements.md (long).
+	$(BIN)/ab-schedulers demo
+	$(BIN)/ab-schedulers bench quality
+	$(BIN)/ab-schedulers bench defaults
+	$(BIN)/ab-schedulers bench speed
+
 test: lint pytest ## Install and run everything: ruff, mypy, import-linter, pytest.
 
 lint: ruff types layers ## Format, lint, types and directions of imports.
