@@ -59,7 +59,7 @@ def sample(
         scheduler: any diffusers scheduler with the common interface.
         num_inference_steps: passed to `set_timesteps`; model calls for the cached schedulers.
         noise: standard normal (batch, …); it is scaled by `init_noise_sigma` where the scheduler has one.
-        labels: class labels (batch,).
+        labels: class labels (batch,); class 0 when not given. Exact subjects ignore them.
         on_call: called after every model call, for a progress bar.
         **options: further keyword arguments of `set_timesteps`.
 
@@ -67,6 +67,7 @@ def sample(
         Final samples, number of model calls, seconds of the loop.
     """
     start_grid(scheduler, num_inference_steps, **options)
+    classes = torch.zeros(len(noise), dtype=torch.long) if labels is None else labels
     images = noise * getattr(scheduler, "init_noise_sigma", 1.0)
     scale_model_input = getattr(scheduler, "scale_model_input", None)
     step_options: dict[str, Any] = {"return_dict": False}
@@ -76,7 +77,7 @@ def sample(
     started = time.perf_counter()
     for timestep in scheduler.timesteps:
         model_input = images if scale_model_input is None else scale_model_input(images, timestep)
-        model_output = subject.predict(model_input, timestep, labels)
+        model_output = subject.predict(model_input, timestep, classes)
         images = scheduler.step(model_output, timestep, images, **step_options)[0]
         model_calls += 1
         if on_call is not None:

@@ -26,7 +26,7 @@ class Subject(Protocol):
     def sample_shape(self) -> tuple[int, ...]:
         """Shape of one sample, without the batch."""
 
-    def predict(self, sample: torch.Tensor, timestep: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+    def predict(self, sample: torch.Tensor, timestep: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Model output at `sample` (batch, …) and the scheduler's `timestep`."""
 
 

@@ -23,7 +23,7 @@ class _Counting:
         self.name, self.scheduler, self.sample_shape = inner.name, inner.scheduler, inner.sample_shape
         self.calls = 0
 
-    def predict(self, sample: torch.Tensor, timestep: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+    def predict(self, sample: torch.Tensor, timestep: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         self.calls += 1
         return self.inner.predict(sample, timestep, labels)
 

@@ -1,0 +1,55 @@
+"""What every result file records about the run that wrote it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+
+
+def environment() -> dict[str, object]:
+    """Versions, processor threads and platform."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+    }
+
+
+def fingerprint(model: torch.nn.Module | None, *settings: object) -> str:
+    """Short hash of the weights of `model` and of `settings`: changed weights or options get a new one."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(({} if model is None else model.state_dict()).items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def read_json(path: Path) -> Any:
+    """Content of the JSON file `path`, `None` where there is none.
+
+    Raises:
+        ValueError: the file is not JSON.
+    """
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}); remove it or choose another --out") from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` to `path` in one move, so that an interrupted run leaves the earlier file whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".part")
+    beside.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    os.replace(beside, path)

@@ -1,0 +1,187 @@
+"""`ab-schedulers bench quality`: paired Fréchet distances of the base, the defaults and plain reuse.
+
+One Fréchet distance scatters by several percent with its noises, so both sides get the same noises and labels, the
+difference is taken set by set, and its mean is printed with its standard error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ab_schedulers.bench.environment import environment, fingerprint, read_json, write_json
+from ab_schedulers.bench.extras import import_extra
+from ab_schedulers.bench.methods import DEFAULTS, REUSE, Contender, base, cached
+from ab_schedulers.bench.metrics import feature_statistics, frechet_distance, paired_difference
+from ab_schedulers.bench.sampling import sample, seeded_noise
+from ab_schedulers.bench.tables import markdown_table, text_table
+from ab_schedulers.models import load, load_classifier, reference_statistics
+
+_BATCH = 250
+_FIRST_SEED = 10_000
+Key = tuple[str, str, int, str]
+_HEADERS = ("model", "method", "calls", "Fréchet", "minus base", "std. error", "percent", "accuracy")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """One contender on one seed set of one model; `fingerprint` is that of the weights and the scheduler's config."""
+
+    model: str
+    method: str
+    seed: int
+    fingerprint: str
+    model_calls: int
+    frechet: float
+    accuracy: float
+
+    @property
+    def key(self) -> Key:
+        """What identifies the measurement."""
+        return (self.model, self.method, self.seed, self.fingerprint)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Task:
+    """A contender and a seed set that still have to be measured."""
+
+    subject: Any
+    contender: Contender
+    seed: int
+    fingerprint: str
+
+    @property
+    def key(self) -> Key:
+        """What identifies the measurement."""
+        return (self.subject.name, self.contender.label, self.seed, self.fingerprint)
+
+
+def measure(task: Task, *, samples: int, classifier: Any, progress: Any) -> Score:
+    """Fréchet distance to the training images and class accuracy on the noises of the task's seed."""
+    noise, labels = seeded_noise(task.subject, samples, task.seed)
+    features, hits, model_calls = [], 0, 0
+    for batch_noise, batch_labels in zip(noise.split(_BATCH), labels.split(_BATCH), strict=True):
+        run = sample(
+            task.subject,
+            task.contender.scheduler,
+            task.contender.num_inference_steps,
+            batch_noise,
+            batch_labels,
+            on_call=progress.update,
+        )
+        model_calls = run.model_calls
+        with torch.inference_mode():
+            features.append(classifier.features(run.images))
+            hits += int((classifier(run.images).argmax(dim=1) == batch_labels).sum())
+    return Score(
+        model=task.subject.name,
+        method=task.contender.label,
+        seed=task.seed,
+        fingerprint=task.fingerprint,
+        model_calls=model_calls,
+        frechet=frechet_distance(*feature_statistics(torch.cat(features)), *reference_statistics()),
+        accuracy=hits / samples,
+    )
+
+
+def summary(scores: Sequence[Score]) -> list[list[str]]:
+    """Rows of the table: every method of every model, with its difference to the first method, paired by seed."""
+    rows = []
+    for model in dict.fromkeys(score.model for score in scores):
+        by_method: dict[str, dict[int, Score]] = {}
+        for score in scores:
+            if score.model == model:
+                by_method.setdefault(score.method, {})[score.seed] = score
+        shared = sorted(set.intersection(*[set(of_seed) for of_seed in by_method.values()]))
+        reference = [next(iter(by_method.values()))[seed].frechet for seed in shared]
+        for method, of_seed in by_method.items():
+            rows.append([model, method, *_numbers([of_seed[seed] for seed in shared], reference)])
+    return rows
+
+
+def _numbers(scores: Sequence[Score], reference: Sequence[float]) -> list[str]:
+    if not scores:
+        return ["", "", "", "", "", ""]
+    distances = [score.frechet for score in scores]
+    accuracy = sum(score.accuracy for score in scores) / len(scores)
+    cells = [str(scores[0].model_calls), f"{sum(distances) / len(distances):.3f}"]
+    if distances == list(reference):
+        return [*cells, "", "", "", f"{100 * accuracy:.1f} %"]
+    difference = paired_difference(distances, reference)
+    percent = 100 * difference.mean * len(reference) / sum(reference)
+    cells += [f"{difference.mean:+.3f}", f"{difference.standard_error:.3f}", f"{percent:+.1f} %"]
+    return [*cells, f"{100 * accuracy:.1f} %"]
+
+
+def quality(
+    *, models: Sequence[str], seed_sets: int, samples: int, calls: int = 17, interval: int = 3, out: Path
+) -> str:
+    """Measure what is missing in `out/quality.json`, and return the table as text.
+
+    A result counts as missing when weights or scheduler options have changed since it was written.
+
+    Args:
+        models: names of bundled models.
+        seed_sets: number of sets of noises, at least 2 for a standard error.
+        samples: samples per set.
+        calls: model calls of the cached methods.
+        interval: base steps per call; the base takes `calls * interval` steps.
+        out: folder of `quality.json` (read to resume, written after every set) and `quality.md`.
+
+    Raises:
+        ValueError: results in `out` that belong to another number of samples or calls.
+    """
+    path = out / "quality.json"
+    settings = {"samples": samples, "calls": calls, "interval": interval}
+    scores = _earlier_scores(path, settings)
+    tasks = _tasks(models, seed_sets, calls, interval)
+    missing = [task for task in tasks if task.key not in scores]
+    tqdm = import_extra("tqdm", "the progress bar").tqdm
+    classifier = load_classifier()
+    total = sum(task.contender.num_inference_steps for task in missing) * -(-samples // _BATCH)
+    with tqdm(total=total, unit="call", desc="quality", dynamic_ncols=True) as progress:
+        for task in missing:
+            progress.set_postfix_str(f"{task.subject.name}, {task.contender.label}, seed {task.seed}", refresh=False)
+            scores[task.key] = measure(task, samples=samples, classifier=classifier, progress=progress)
+            entries = [asdict(score) for score in scores.values()]
+            write_json(path, {"settings": settings, "environment": environment(), "scores": entries})
+    rows = summary([scores[task.key] for task in tasks])
+    (out / "quality.md").write_text(markdown_table(_HEADERS, rows, left=2) + "\n", encoding="utf-8")
+    legend = f"{seed_sets} seed sets of {samples} samples, 64 classifier features, against the training images."
+    return f"{text_table(_HEADERS, rows, left=2)}\n\n{legend}\nResults: {path}"
+
+
+def _tasks(models: Sequence[str], seed_sets: int, calls: int, interval: int) -> list[Task]:
+    """Seed sets outermost, so that an interrupted run has whole pairs of every model."""
+    sides = []
+    for model in models:
+        subject = load(model)
+        stock = subject.scheduler
+        contenders = [base(stock, calls * interval), *[cached(stock, m, calls, interval) for m in (DEFAULTS, REUSE)]]
+        sides += [(subject, contender, _fingerprint(subject, contender)) for contender in contenders]
+    return [
+        Task(subject=subject, contender=contender, seed=_FIRST_SEED + i, fingerprint=mark)
+        for i in range(seed_sets)
+        for subject, contender, mark in sides
+    ]
+
+
+def _fingerprint(subject: Any, contender: Contender) -> str:
+    options = {key: value for key, value in contender.scheduler.config.items() if not key.startswith("_")}
+    return fingerprint(subject.model, options)
+
+
+def _earlier_scores(path: Path, settings: dict[str, int]) -> dict[Key, Score]:
+    earlier = read_json(path)
+    if earlier is None:
+        return {}
+    if earlier.get("settings") != settings:
+        raise ValueError(
+            f"{path} holds results of {earlier.get('settings')}, this run asks for {settings}; choose another --out"
+        )
+    scores = [Score(**entry) for entry in earlier["scores"]]
+    return {score.key: score for score in scores}

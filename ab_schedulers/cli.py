@@ -1,0 +1,218 @@
+"""The command `ab-schedulers`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+from ab_schedulers.bench.coefficients import coefficients, plan_raster
+from ab_schedulers.bench.extras import MissingExtraError
+from ab_schedulers.numerics import CachePlan
+
+Command = Callable[[argparse.Namespace], str]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns 0, or 2 after a message about bad input or a missing extra."""
+    arguments = _parser().parse_args(argv)
+    command: Command = arguments.command
+    try:
+        print(command(arguments))
+    except (ValueError, MissingExtraError) as error:
+        print(f"ab-schedulers: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ab-schedulers", description="Diffusers schedulers with several times fewer model calls."
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+    _add_demo(commands)
+    bench = commands.add_parser("bench", help="longer measurements on the bundled models and on exact flows")
+    benches = bench.add_subparsers(required=True, metavar="measurement")
+    _add_quality(benches)
+    _add_defaults(benches)
+    _add_speed(benches)
+    _add_coefficients(commands)
+    _add_plan(commands)
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text) if text.lstrip("-").isdigit() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, received {text!r}")
+    return value
+
+
+def _fractions(text: str) -> list[Fraction]:
+    try:
+        return [Fraction(part) for part in text.split(",")]
+    except (ValueError, ZeroDivisionError) as error:
+        raise argparse.ArgumentTypeError(f"expected numbers such as 0,-7/2,-6.5, received {text!r}") from error
+
+
+def _bundled(names: Sequence[str]) -> list[str]:
+    from ab_schedulers.models import BUNDLED
+
+    unknown = [name for name in names if name not in BUNDLED]
+    if unknown:
+        raise ValueError(f"--models knows {', '.join(BUNDLED)}; received {', '.join(unknown)}")
+    return list(names or BUNDLED)
+
+
+def _set_threads(arguments: argparse.Namespace) -> None:
+    if arguments.threads is not None:
+        import torch
+
+        torch.set_num_threads(arguments.threads)
+
+
+def _add_shared(parser: argparse.ArgumentParser, out: str) -> None:
+    parser.add_argument("--out", type=Path, default=Path(out), help="folder for the results (default: %(default)s)")
+    parser.add_argument("--threads", type=_positive, help="CPU threads (default: torch's choice)")
+
+
+def _add_models(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--models", nargs="+", default=[], metavar="NAME", help="bundled models (default: all)")
+
+
+def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("demo", help="sample the bundled models at a third of their model calls")
+    _add_models(parser)
+    parser.add_argument("--samples", type=_positive, default=64, help="pictures per method (default: %(default)s)")
+    parser.add_argument("--calls", type=_positive, default=17, help="model calls (default: %(default)s)")
+    parser.add_argument("--interval", type=_positive, default=3, help="base steps per call (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the noise (default: %(default)s)")
+    _add_shared(parser, "ab_schedulers_demo")
+    parser.set_defaults(command=_demo)
+
+
+def _demo(arguments: argparse.Namespace) -> str:
+    from ab_schedulers.bench.demo import demo
+
+    _set_threads(arguments)
+    return demo(
+        models=_bundled(arguments.models),
+        samples=arguments.samples,
+        calls=arguments.calls,
+        interval=arguments.interval,
+        seed=arguments.seed,
+        out=arguments.out,
+    )
+
+
+def _add_quality(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("quality", help="paired Fréchet distances of base, defaults and plain reuse")
+    _add_models(parser)
+    parser.add_argument("--seed-sets", type=_positive, default=8, help="sets of noises (default: %(default)s)")
+    parser.add_argument("--samples", type=_positive, default=2000, help="samples per set (default: %(default)s)")
+    parser.add_argument("--calls", type=_positive, default=17, help="model calls (default: %(default)s)")
+    parser.add_argument("--interval", type=_positive, default=3, help="base steps per call (default: %(default)s)")
+    _add_shared(parser, "ab_schedulers_bench")
+    parser.set_defaults(command=_quality)
+
+
+def _quality(arguments: argparse.Namespace) -> str:
+    from ab_schedulers.bench.quality import quality
+
+    _set_threads(arguments)
+    return quality(
+        models=_bundled(arguments.models),
+        seed_sets=arguments.seed_sets,
+        samples=arguments.samples,
+        calls=arguments.calls,
+        interval=arguments.interval,
+        out=arguments.out,
+    )
+
+
+def _add_defaults(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("defaults", help="error of every quantity, variable, order and corrector")
+    parser.add_argument(
+        "--subjects",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="bundled models or mixture-vp, mixture-flow (default: all)",
+    )
+    parser.add_argument("--calls", type=_positive, nargs="+", default=[5, 8, 10, 15, 20, 25], help="model calls")
+    parser.add_argument("--samples", type=_positive, default=32, help="trajectories (default: %(default)s)")
+    _add_shared(parser, "ab_schedulers_bench")
+    parser.set_defaults(command=_defaults)
+
+
+def _defaults(arguments: argparse.Namespace) -> str:
+    from ab_schedulers.bench.defaults import defaults
+
+    _set_threads(arguments)
+    return defaults(subjects=arguments.subjects, calls=arguments.calls, samples=arguments.samples, out=arguments.out)
+
+
+def _add_speed(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("speed", help="wall clock, cost of step and set_timesteps, memory")
+    _add_models(parser)
+    parser.add_argument("--repeats", type=_positive, default=20, help="interleaved repeats (default: %(default)s)")
+    _add_shared(parser, "ab_schedulers_bench")
+    parser.set_defaults(command=_speed)
+
+
+def _speed(arguments: argparse.Namespace) -> str:
+    from ab_schedulers.bench.speed import speed
+
+    _set_threads(arguments)
+    return speed(models=_bundled(arguments.models), repeats=arguments.repeats, out=arguments.out)
+
+
+def _add_coefficients(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("coefficients", help="exact weights of cached outputs, as fractions")
+    parser.add_argument("--order", type=_positive, required=True, help="number of cached outputs")
+    parser.add_argument("--interval", type=_positive, default=3, help="base steps per call (default: %(default)s)")
+    parser.add_argument("--corrector", type=_positive, help="also the weights of a corrector of this order")
+    parser.add_argument(
+        "--nodes",
+        type=_fractions,
+        metavar="X,X,…",
+        help="where outputs are known, newest first, in base steps after the call (default: 0,-INTERVAL,…)",
+    )
+    parser.add_argument("--format", choices=["text", "json"], default="text", help="default: %(default)s")
+    parser.set_defaults(command=_coefficients)
+
+
+def _coefficients(arguments: argparse.Namespace) -> str:
+    return coefficients(
+        order=arguments.order,
+        interval=arguments.interval,
+        nodes=arguments.nodes,
+        corrector=arguments.corrector,
+        as_json=arguments.format == "json",
+    )
+
+
+def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("plan", help="which base steps call the model")
+    parser.add_argument("--calls", type=_positive, required=True, help="model calls")
+    parser.add_argument("--interval", type=_positive, default=3, help="base steps per call (default: %(default)s)")
+    parser.add_argument("--warmup", type=int, default=0, help="calls that walk one base step (default: %(default)s)")
+    parser.add_argument("--base-steps", type=_positive, help="base steps, instead of what --interval gives")
+    parser.set_defaults(command=_plan)
+
+
+def _plan(arguments: argparse.Namespace) -> str:
+    return plan_raster(
+        CachePlan.uniform(
+            num_calls=arguments.calls,
+            cache_interval=arguments.interval,
+            warmup_calls=arguments.warmup,
+            num_base_steps=arguments.base_steps,
+        )
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
