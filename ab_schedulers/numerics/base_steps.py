@@ -140,9 +140,9 @@ def dpmsolver_step(
 ) -> BaseStep:
     """One multistep update of DPM-Solver or DPM-Solver++, orders 1 to 3, deterministic or SDE.
 
-    In ``h = lambda_next - lambda``: ``x_next = (sigma_next/sigma) x - alpha_next (e^-h - 1) D_0 + ...`` with the divided
-    differences D_1, D_2 of the last outputs (Lu et al. 2022, arXiv:2211.01095, equations 8 to 12, arXiv:2206.00927
-    for DPM-Solver, which is the same formula with alpha and sigma exchanged and ``h -> -h``). ``e^-h`` is the rational
+    With ``h = lambda_next - lambda``: ``x_next = (sigma_next/sigma) x - alpha_next (e^-h - 1) D_0 + c_1 D_1 + c_2 D_2``
+    and the divided differences D_1, D_2 of the last outputs (Lu et al. 2022, arXiv:2211.01095; arXiv:2206.00927 for
+    DPM-Solver, which is the same formula with alpha and sigma exchanged and ``h -> -h``). ``e^-h`` is the rational
     ``sigma_next alpha / (sigma alpha_next)``; the log-SNRs enter through ratios of their differences, so a node at
     infinite lambda is harmless wherever diffusers itself can handle it.
 

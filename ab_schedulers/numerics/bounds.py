@@ -21,12 +21,12 @@ def interpolation_error_constant(nodes: Sequence[Number], point: Number) -> Numb
 
 
 def adams_bashforth_weights(order: int) -> tuple[Number, ...]:
-    r"""``\int_0^1`` of the Lagrange basis on ``0, -1, ..., 1 - k``: ``1``; ``3/2, -1/2``; ``23/12, -16/12, 5/12``; ..."""
+    r"""``\int_0^1`` of the Lagrange basis on ``0, -1, ..., 1 - k``: ``1``; ``3/2, -1/2``; ..."""
     return lagrange_integral_weights([Fraction(-j) for j in range(order)], Fraction(0), Fraction(1))
 
 
 def adams_moulton_weights(order: int) -> tuple[Number, ...]:
-    r"""``\int_0^1`` of the Lagrange basis on ``1, 0, ..., 2 - k``: ``1``; ``1/2, 1/2``; ``5/12, 8/12, -1/12``; ..."""
+    r"""``\int_0^1`` of the Lagrange basis on ``1, 0, ..., 2 - k``: ``1``; ``1/2, 1/2``; ..."""
     return lagrange_integral_weights([Fraction(1 - j) for j in range(order)], Fraction(0), Fraction(1))
 
 

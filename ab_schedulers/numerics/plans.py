@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 def _require_int(name: str, value: object, minimum: int) -> int:
@@ -46,7 +47,7 @@ class CachePlan:
                 f"`compute_steps` must start with 0, received {list(steps)}; the first step has no cached output "
                 "to go by, so put 0 first."
             )
-        if any(later <= earlier for earlier, later in zip(steps, steps[1:], strict=False)):
+        if any(later <= earlier for earlier, later in pairwise(steps)):
             raise ValueError(
                 f"`compute_steps` must rise strictly, received {list(steps)}; sort them and drop repeated ones."
             )

@@ -1,0 +1,34 @@
+"""Noise scaling: the factor ``b(t)`` on the predicted noise that counters exposure bias."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from .interpolation import Number
+
+
+def published_noise_scale(
+    t: float,
+    *,
+    high: float,
+    low: float,
+    threshold: float,
+    exp: Callable[[Number], Number] = math.exp,
+) -> Number:
+    """EB-Cache's factor on the predicted noise at ``t`` in [0, 1], where 1 is pure noise.
+
+    ``t >= tau``: ``b_h + (1 - b_h) exp(-5 (1 - t) / (1 - tau))``;
+    ``t < tau``: ``b_l + (b_h - b_l) exp(5 (t - tau) / (1 - tau))`` (arXiv:2503.07120, with the
+    example values ``b_h = .98``, ``b_l = .96``, ``tau = .4``).
+
+    Args:
+        t: Timestep as a fraction of the number of training timesteps.
+        high: ``b_h``.
+        low: ``b_l``.
+        threshold: ``tau``, between 0 and 1.
+        exp: The exponential function of the number type of ``t``.
+    """
+    if t >= threshold:
+        return high + (1 - high) * exp(-5 * (1 - t) / (1 - threshold))
+    return low + (high - low) * exp(5 * (t - threshold) / (1 - threshold))

@@ -1,0 +1,472 @@
+"""What the three cached schedulers share: plan, rows, history, and one fused combination per step."""
+
+from __future__ import annotations
+
+import logging
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from diffusers import ConfigMixin, SchedulerMixin
+
+from ab_schedulers.numerics import BaseGrid, BaseStep, CachePlan, Row, convert_quantity, fold
+
+from . import reports
+from .calibrations import CalibratedPlan, parse_calibrations
+from .combination import linear, weighted_sum
+from .grids import NoiseGrid
+from .options import check_options, noise_scale_function, resolve_plan
+from .sources import resolve_config
+
+logger = logging.getLogger(__name__)
+
+PREDICTION_QUANTITIES = {
+    "epsilon": "epsilon",
+    "sample": "sample",
+    "v_prediction": "velocity",
+    "flow_prediction": "velocity",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """What one model call leaves: the cached quantity, and where needed base output, clip residual, clean sample."""
+
+    quantity: torch.Tensor
+    base_output: torch.Tensor | None = None
+    residual: torch.Tensor | None = None
+    clean: torch.Tensor | None = None
+
+
+class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
+    r"""Abstract base of the cached schedulers; its `from_config` returns the one that serves a diffusers config.
+
+    A model call at base step ``c`` is cached and walks all base steps up to the next call in one combination
+    ``prev_sample = a sample + \sum_j b_j history_j``: the outputs of the skipped steps are predicted from the last
+    ``cache_order`` computed ones (AB-Cache, arXiv:2504.10540), and the base sampler's own steps fold into the scalars.
+    ``num_inference_steps`` counts **model calls**; each walks ``cache_interval`` base steps.
+
+    Example:
+        >>> from diffusers import DDIMScheduler
+        >>> scheduler = ABCacheScheduler.from_config(DDIMScheduler(timestep_spacing="trailing").config)
+        >>> scheduler.set_timesteps(17)
+        >>> len(scheduler.timesteps), len(scheduler.base_timesteps)
+        (17, 51)
+    """
+
+    order = 1
+    timesteps: torch.Tensor
+    sigmas: torch.Tensor
+    _served: ClassVar[dict[str, type[ABCacheScheduler]]] = {}
+    _target: ClassVar[str] = ""
+
+    def __init_subclass__(cls, target: str = "", **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if target:
+            cls._target = target
+            cls._served[target] = cls
+
+    # -- configuration ------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_config(
+        cls, config: Mapping[str, Any] | None = None, return_unused_kwargs: bool = False, **overrides: Any
+    ) -> Any:
+        """The cached scheduler that serves ``config``, with the grid that config means.
+
+        Args:
+            config: The config of any diffusers scheduler, usually ``pipe.scheduler.config``.
+            return_unused_kwargs: Also return the overrides that the scheduler does not know, as diffusers does.
+            **overrides: Values that replace those of ``config``, and the cache options.
+
+        Raises:
+            TypeError: If an override is no parameter of the scheduler.
+            ValueError: If the config cannot be served, or another of our classes serves it.
+        """
+        resolved = resolve_config(config)  # type: ignore[arg-type]  # None is refused there
+        target = cls._served[resolved.target]
+        if not issubclass(target, cls):
+            raise ValueError(
+                f"{cls.__name__} cannot serve a config of {resolved.source}; expected one that maps to it, received "
+                f"one for {target.__name__}. Use ABCacheScheduler.from_config(...), which picks the class."
+            )
+        known = set(target._get_init_keys(target)) - {"self"}
+        unused = {key: overrides.pop(key) for key in set(overrides) - known}
+        if unused and not return_unused_kwargs:
+            raise TypeError(
+                f"{target.__name__} has no parameter {sorted(unused)}; expected some of {sorted(known)}. "
+                "Drop or rename them."
+            )
+        scheduler = target(**{**resolved.values, **overrides})
+        scheduler.register_to_config(**{k: v for k, v in resolved.carried.items() if k not in overrides})
+        return (scheduler, unused) if return_unused_kwargs else scheduler
+
+    def _initialize_cache(self) -> None:
+        """Check the options and start without a grid; called at the end of every subclass's ``__init__``."""
+        check_options(self.config)
+        parse_calibrations(self.config.calibrations)
+        self._plan: CachePlan | None = None
+        self._grid: NoiseGrid | None = None
+        self._calibrated: CalibratedPlan | None = None
+        self._base_timesteps: torch.Tensor | None = None
+        self._warned: set[str] = set()
+        self._step_index: int | None = None
+        self._begin_index: int | None = None
+        self._forget()
+
+    # -- what a base sampler provides ---------------------------------------------------------------------------
+
+    @abstractmethod
+    def _base_steps(self, grid: NoiseGrid, first: int, quantity: str) -> tuple[BaseStep, ...]:
+        """The base sampler's steps on ``grid`` for a run that starts at base step ``first``."""
+
+    @abstractmethod
+    def _default_quantity(self) -> str:
+        """The cached quantity where ``cache_quantity`` is None."""
+
+    @property
+    def _stochastic(self) -> bool:
+        """Whether the run draws fresh noise."""
+        return False
+
+    @property
+    def _base_quantity(self) -> str | None:
+        """The quantity in which the base steps are written; None where they take the cached one."""
+        return None
+
+    @property
+    def _prediction(self) -> str:
+        """The quantity that the model predicts."""
+        return PREDICTION_QUANTITIES[self.config.prediction_type]
+
+    # -- set-up -------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _restored_on_error(self) -> Iterator[None]:
+        """Leave the scheduler as it was if the block raises."""
+        before, config = dict(self.__dict__), dict(self.config.__dict__)
+        try:
+            yield
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            self.config.__dict__.update(config)
+            raise
+
+    def _lay_out(self, num_calls: Any, build: Callable[[CachePlan], NoiseGrid], device: Any) -> None:
+        """Choose the plan, build the base grid by ``build``, publish the call nodes and fold the rows."""
+        if isinstance(num_calls, bool) or not isinstance(num_calls, int) or num_calls < 1:
+            raise ValueError(
+                f"`num_inference_steps` must be a positive integer (the number of model calls), received {num_calls!r}."
+                " Pass 17, say."
+            )
+        with self._restored_on_error():
+            check_options(self.config)
+            calibrated = parse_calibrations(self.config.calibrations).get(num_calls)
+            plan = resolve_plan(self.config, num_calls) if calibrated is None else calibrated.plan
+            grid = build(plan)
+            if calibrated is not None and not self._fits(calibrated, grid):
+                self._warn_once(
+                    "calibration",
+                    f"The calibration for {num_calls} calls belongs to another grid (timesteps or noise levels of "
+                    "its calls differ); the run uses theory rows instead.",
+                )
+                calibrated = None
+                plan = resolve_plan(self.config, num_calls)
+                grid = build(plan)
+            self._plan, self._grid, self._calibrated = plan, grid, calibrated
+            self._publish(plan, device)
+            self._step_index = self._begin_index = None
+            self._forget()
+            self._begin_run(0)
+        if num_calls >= 40 and plan.num_base_steps > num_calls:
+            self._warn_once(
+                "calls",
+                f"`num_inference_steps` counts model calls: {num_calls} calls now walk {plan.num_base_steps} base "
+                f"steps. To walk about {num_calls} base steps pass num_inference_steps="
+                f"{max(1, num_calls * num_calls // plan.num_base_steps)}.",
+            )
+
+    def _fits(self, calibrated: CalibratedPlan, grid: NoiseGrid) -> bool:
+        calls = calibrated.plan.compute_steps
+        if len(grid.timesteps) != calibrated.plan.num_base_steps or self._stochastic:
+            return False
+        sigmas = [*(grid.sigmas[i] for i in calls), grid.sigmas[-1]]
+        return calibrated.matches([grid.timesteps[i] for i in calls], sigmas)
+
+    def _publish(self, plan: CachePlan, device: Any) -> None:
+        """Show pipelines the call nodes alone: ``sigmas[i]`` belongs to ``timesteps[i]``, the last is the end."""
+        calls = list(plan.compute_steps)
+        self._base_timesteps = self.timesteps
+        self._call_timesteps = [self.timesteps[i].item() for i in calls]
+        self.timesteps = self.timesteps[calls].to(device)
+        if self._has_sigmas:
+            self.sigmas = self.sigmas[[*calls, -1]]
+        self.num_inference_steps = plan.num_calls
+
+    _has_sigmas: ClassVar[bool] = True
+
+    def _forget(self) -> None:
+        """Drop the history and the rows."""
+        self._history: list[torch.Tensor] = []
+        self._base_history: list[torch.Tensor] = []
+        self._excerpts: list[tuple[torch.Tensor, torch.Tensor | None]] = []
+        self._rows: tuple[Row, ...] = ()
+        self._first_call = 0
+        self._recorded = 0
+        self._finite_flags: list[torch.Tensor] = []
+
+    def _begin_run(self, call: int) -> None:
+        """Fold the rows of a run that starts at ``call`` with an empty history."""
+        plan, grid = self._require_grid()
+        self._forget()
+        self._first_call = call
+        calls = plan.compute_steps[call:]
+        calibrated = self._calibrated if call == 0 and not self._stochastic else None
+        self._quantity = self._resolve_quantity(calibrated)
+        try:
+            if calibrated is not None:
+                self._rows = calibrated.rows
+            else:
+                self._rows = self._fold(self.config.cache_order, self._corrector)
+            self._conversions = tuple(self._conversion(i, self._prediction, self._quantity) for i in calls)
+        except ZeroDivisionError as error:
+            raise ValueError(
+                f'the quantity "{self._quantity}" is singular on this grid (alpha {grid.alphas[calls[0]]:g}, sigma '
+                f"{grid.sigmas[calls[0]]:g} at the first call, prediction {self._prediction!r}); choose another "
+                '`cache_quantity`: "sample" and "velocity" bear alpha = 0.'
+            ) from error
+
+    def _fold(self, order: int, corrector: int | None) -> tuple[Row, ...]:
+        """Theory rows of the current run."""
+        plan, grid = self._require_grid()
+        calls = plan.compute_steps[self._first_call :]
+        conversions = None
+        base_quantity = self._base_quantity
+        if base_quantity is not None and base_quantity != self._quantity:
+            conversions = tuple(
+                convert_quantity(self._quantity, base_quantity, alpha, sigma, flow=grid.flow)
+                for alpha, sigma in zip(grid.alphas[:-1], grid.sigmas[:-1], strict=True)
+            )
+        base = BaseGrid(
+            steps=self._base_steps(grid, calls[0], self._quantity),
+            nodes=grid.nodes(self.config.cache_variable if plan.num_base_steps > plan.num_calls else "index"),
+            conversions=conversions,
+        )
+        return fold(base, calls, order=order, corrector=corrector, predictor=self.config.cache_predictor)
+
+    @property
+    def _corrector(self) -> int | None:
+        corrector: int | None = self.config.cache_corrector
+        return None if self._stochastic else corrector
+
+    def _resolve_quantity(self, calibrated: CalibratedPlan | None) -> str:
+        quantity = self.config.cache_quantity if calibrated is None else calibrated.quantity
+        if quantity == "model_output":
+            quantity = self._prediction
+        if not self._stochastic:
+            return self._default_quantity() if quantity is None else str(quantity)
+        if quantity not in (None, "sample") and self.config.cache_quantity is not None:
+            raise ValueError(
+                f'`cache_quantity` must be "sample" or None while fresh noise is drawn, received {quantity!r}: a '
+                "cached noise or velocity cannot see the new noise. Leave `cache_quantity` at None."
+            )
+        return "sample"
+
+    def _conversion(self, i: int, source: str, target: str) -> tuple[float, float]:
+        """Scalars from ``source`` to ``target`` at base node ``i``, the noise scaled as configured."""
+        _, grid = self._require_grid()
+        scaling = noise_scale_function(self.config.noise_scaling)
+        scale = None if scaling is None else scaling(grid.timesteps[i] / self.config.num_train_timesteps)
+        pair: tuple[float, float] = convert_quantity(
+            source,
+            target,
+            grid.alphas[i],
+            grid.sigmas[i],
+            flow=grid.flow,
+            noise_scale=None if scale == 1 else scale,
+        )
+        return pair
+
+    # -- one step -----------------------------------------------------------------------------------------------
+
+    def _advance(
+        self,
+        model_output: torch.Tensor,
+        timestep: Any,
+        sample: torch.Tensor,
+        draw_noise: Callable[[], torch.Tensor] | None = None,
+    ) -> tuple[torch.Tensor, Observed]:
+        """Check, record, combine, advance."""
+        call = self._locate(model_output, timestep, sample)
+        dtype = torch.promote_types(sample.dtype, torch.float32)
+        row = self._rows[call - self._first_call]
+        observed = self._observe(model_output, sample, call, dtype)
+        history = [observed.quantity, *self._history]
+        terms = list(zip(row.history, history, strict=False))
+        base_history = self._base_history
+        if observed.base_output is not None:
+            base_history = [observed.base_output, *self._base_history]
+            terms += zip(row.base_history, base_history, strict=False)
+        if observed.residual is not None:
+            terms.append((row.clip, observed.residual))
+        if draw_noise is not None:
+            terms.append((math.sqrt(row.variance), draw_noise()))
+        total = weighted_sum(row.sample, sample, terms, dtype)
+        self._check_finite(total, model_output, sample, call)
+        self._record(call, history, base_history)
+        return total.to(sample.dtype), observed
+
+    def _locate(self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor) -> int:
+        """The index of this call; checks everything that can be checked before work."""
+        plan, _ = self._require_grid()
+        if model_output.shape != sample.shape or (self._history and self._history[0].shape != sample.shape):
+            known = f", earlier calls of this run {tuple(self._history[0].shape)}" if self._history else ""
+            raise ValueError(
+                f"`model_output` and `sample` must have one shape throughout a run, received "
+                f"{tuple(model_output.shape)} and {tuple(sample.shape)}{known}; call set_timesteps before a new run."
+            )
+        call = self._step_index
+        if call is None:
+            call = self._first_index(timestep)
+        if call >= plan.num_calls:
+            raise ValueError(
+                f"`step` was called after the last of {plan.num_calls} model calls; call set_timesteps for a new run."
+            )
+        if self._recorded == 0:
+            if self._first_call != call or not self._rows:
+                self._begin_run(call)
+        else:
+            self._check_timestep(timestep, call)
+            if call != self._first_call + self._recorded:
+                raise ValueError(
+                    f"`step` expects call {self._first_call + self._recorded}, but the step index was set to {call}: "
+                    "more than one step per model call is not supported. Use the stock scheduler for this pipeline."
+                )
+        return call
+
+    def _first_index(self, timestep: Any) -> int:
+        """The first call of a run: the begin index, else diffusers' own look-up."""
+        if self._begin_index is not None:
+            return self._begin_index
+        if isinstance(timestep, torch.Tensor):
+            timestep = timestep.to(self.timesteps.device)
+        index: int = self.index_for_timestep(timestep)
+        return index
+
+    def _check_timestep(self, timestep: Any, call: int) -> None:
+        """Refuse a timestep that belongs to another call, without waiting for an accelerator."""
+        if isinstance(timestep, torch.Tensor):
+            if timestep.numel() != 1:
+                return
+            if timestep.device.type != "cpu":
+                if timestep.untyped_storage().data_ptr() != self.timesteps.untyped_storage().data_ptr():
+                    return
+                timestep = self._call_timesteps[timestep.storage_offset()]
+            else:
+                timestep = timestep.item()
+        if timestep != self._call_timesteps[call] and timestep in self._call_timesteps:
+            raise ValueError(
+                f"`timestep` {timestep} belongs to call {self._call_timesteps.index(timestep)}, but this is call "
+                f"{call} at timestep {self._call_timesteps[call]}; pass the entries of `timesteps` in order, or call "
+                "set_timesteps before a new run."
+            )
+
+    def _observe(self, model_output: torch.Tensor, sample: torch.Tensor, call: int, dtype: torch.dtype) -> Observed:
+        """The cached quantity of this call."""
+        of_sample, of_output = self._conversions[call - self._first_call]
+        return Observed(quantity=linear(of_sample, sample, of_output, model_output, dtype))
+
+    def _check_finite(self, total: torch.Tensor, model_output: torch.Tensor, sample: torch.Tensor, call: int) -> None:
+        """One reduction a call; on accelerators it is read after the last call, where the host waits anyway."""
+        plan, _ = self._require_grid()
+        finite = torch.isfinite(total.sum())
+        if total.device.type == "cpu":
+            if not finite:
+                culprit = "sample" if not torch.isfinite(sample).all() else "model_output"
+                raise ValueError(
+                    f"`{culprit}` holds values that are not finite at call {call} (timestep "
+                    f"{self._call_timesteps[call]}), expected finite values; check the model and its precision."
+                )
+            return
+        flags = [*self._finite_flags, finite]
+        if call == plan.num_calls - 1:
+            verdicts = torch.stack(flags).tolist()
+            if not all(verdicts):
+                bad = self._first_call + verdicts.index(False)
+                self._forget()
+                raise ValueError(
+                    f"`model_output` or `sample` holds values that are not finite since call {bad} (timestep "
+                    f"{self._call_timesteps[bad]}), expected finite values; check the model and its precision."
+                )
+        self._finite_flags = flags
+
+    def _record(self, call: int, history: list[torch.Tensor], base_history: list[torch.Tensor]) -> None:
+        """Keep what the remaining rows touch, and advance."""
+        rest = self._rows[call + 1 - self._first_call :]
+        depth = max((len(row.history) for row in rest), default=1) - 1
+        base_depth = max((len(row.base_history) for row in rest), default=1) - 1
+        self._excerpts.append(reports.excerpt(history, base_history))
+        self._history = history[: max(depth, 1)]
+        self._base_history = base_history[: max(base_depth, 0)]
+        self._recorded += 1
+        self._step_index = call + 1
+
+    def _require_grid(self) -> tuple[CachePlan, NoiseGrid]:
+        if self._plan is None or self._grid is None:
+            raise ValueError("`set_timesteps` has not been called, so there is no grid; call it before this.")
+        return self._plan, self._grid
+
+    def _warn_once(self, topic: str, message: str) -> None:
+        if topic not in self._warned:
+            self._warned.add(topic)
+            logger.warning(message)
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    @property
+    def plan(self) -> CachePlan | None:
+        """Which base steps call the model, from `set_timesteps`."""
+        return self._plan
+
+    @property
+    def base_timesteps(self) -> torch.Tensor | None:
+        """The timesteps of all base steps, computed and skipped, from `set_timesteps`."""
+        return self._base_timesteps
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The folded rows of the run, one per call, beginning with the run's first call."""
+        return self._rows
+
+    @property
+    def history(self) -> tuple[torch.Tensor, ...]:
+        """The cached outputs, newest first."""
+        return tuple(self._history)
+
+    @property
+    def error_estimates(self) -> tuple[float | None, ...]:
+        r"""Per recorded call, root mean square of ``\sum_j (b_j^{(k)} - b_j^{(k-1)}) history_j``, in sample units.
+
+        The difference between the window predicted at order ``k`` and at order ``k - 1``, corrector aside: an estimate
+        of the error that the prediction leaves in the sample. None where the order was 1. Computed when read, from an
+        excerpt of at most 1024 values per output.
+        """
+        return reports.error_estimates(self)
+
+    def describe(self) -> str:
+        """A table of the run: call, timestep, steps walked, order, weights, noise gain and error estimate."""
+        return reports.describe(self)
+
+    def reset_history(self) -> None:
+        """Forget the cached outputs, where the model's output jumps (guidance switched off, another expert).
+
+        The next call starts with an empty history, and the rows of the remaining calls are folded again.
+        """
+        plan, _ = self._require_grid()
+        call = self._step_index if self._step_index is not None else self._begin_index or 0
+        self._begin_run(min(call, plan.num_calls - 1))

@@ -1,0 +1,295 @@
+"""Cached DPM-Solver++."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DPMSolverMultistepScheduler
+from diffusers.configuration_utils import register_to_config
+from diffusers.schedulers.scheduling_utils import SchedulerOutput
+from diffusers.utils.torch_utils import randn_tensor
+
+from ab_schedulers.numerics import BaseStep, CachePlan, convert_quantity, dpmsolver_step
+
+from .base import ABCacheScheduler, Observed
+from .combination import linear
+from .grids import NoiseGrid, refine
+from .parameters import base_parameters, check_leading_reach
+
+# Names that other multistep classes write into the shared keys, and what they mean here.
+_ALGORITHM_TYPES = {"deis": "dpmsolver++", "data_prediction": "dpmsolver++", "noise_prediction": "dpmsolver++"}
+_SOLVER_TYPES = {"logrho": "midpoint", "bh1": "midpoint", "bh2": "midpoint"}
+
+
+class ABCacheDPMSolverMultistepScheduler(  # type: ignore[misc]
+    ABCacheScheduler, DPMSolverMultistepScheduler, target="dpmsolver"
+):
+    """DPM-Solver++ (orders 1 to 3) on a fine grid, with the model called on every ``cache_interval``-th step only.
+
+    Each base step is the multistep exponential integrator of Lu et al. (arXiv:2211.01095) with diffusers' own choice
+    of order; the outputs of skipped steps are predicted from the cached ones (AB-Cache, arXiv:2504.10540). At the start
+    of a window the outputs of earlier skipped nodes are interpolated again with the newest computed ones, so a row
+    stays shallow. The thresholded clean sample is what is stored.
+
+    Args:
+        num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, solver_order, prediction_type,
+            thresholding, dynamic_thresholding_ratio, sample_max_value, algorithm_type, solver_type,
+            lower_order_final, euler_at_final, use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas,
+            use_lu_lambdas, use_flow_sigmas, flow_shift, final_sigmas_type, lambda_min_clipped, variance_type,
+            timestep_spacing, steps_offset, rescale_betas_zero_snr, use_dynamic_shifting, time_shift_type: As in
+            `diffusers.DPMSolverMultistepScheduler`.
+        cache_interval: Base steps that a model call walks; 1 is plain DPM-Solver++.
+        cache_order: Number of cached outputs that predict a skipped one, 1 (plain reuse) to 8.
+        cache_predictor: ``"extrapolate"`` to each skipped node, or ``"hold"`` the binomial weights for a window.
+        cache_variable: In which variable outputs are interpolated: ``"index"``, ``"timestep"`` or ``"lambda"``.
+        cache_quantity: What is cached: ``"model_output"``, ``"epsilon"``, ``"sample"`` (x_0) or ``"velocity"``;
+            None for what the solver integrates (x_0 for the ``++`` types).
+        cache_corrector: Number of outputs of the free Adams-Moulton corrector, or None.
+        warmup_calls: First calls that walk one base step each.
+        num_base_steps: Number of base steps, in place of ``cache_interval``.
+        compute_steps: The base steps that call the model, with ``num_base_steps``; overrides the plan.
+        calibrations: Fitted rows and plans, keyed by the number of calls.
+        noise_scaling: A factor on the predicted noise, see `noise_scale_function`.
+
+    Example:
+        >>> scheduler = ABCacheDPMSolverMultistepScheduler(cache_interval=3)
+        >>> scheduler.set_timesteps(8)
+        >>> sample = torch.zeros(1, 4, 8, 8)
+        >>> for t in scheduler.timesteps:
+        ...     sample = scheduler.step(torch.ones_like(sample), t, sample).prev_sample
+    """
+
+    _compatibles = DPMSolverMultistepScheduler._compatibles
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 0.0001,
+        beta_end: float = 0.02,
+        beta_schedule: str = "linear",
+        trained_betas: np.ndarray[Any, Any] | list[float] | None = None,
+        solver_order: int = 2,
+        prediction_type: str = "epsilon",
+        thresholding: bool = False,
+        dynamic_thresholding_ratio: float = 0.995,
+        sample_max_value: float = 1.0,
+        algorithm_type: str = "dpmsolver++",
+        solver_type: str = "midpoint",
+        lower_order_final: bool = True,
+        euler_at_final: bool = False,
+        use_karras_sigmas: bool = False,
+        use_exponential_sigmas: bool = False,
+        use_beta_sigmas: bool = False,
+        use_lu_lambdas: bool = False,
+        use_flow_sigmas: bool = False,
+        flow_shift: float = 1.0,
+        final_sigmas_type: str = "zero",
+        lambda_min_clipped: float = -float("inf"),
+        variance_type: str | None = None,
+        timestep_spacing: str = "linspace",
+        steps_offset: int = 0,
+        rescale_betas_zero_snr: bool = False,
+        use_dynamic_shifting: bool = False,
+        time_shift_type: str = "exponential",
+        cache_interval: int = 3,
+        cache_order: int = 3,
+        cache_predictor: str = "extrapolate",
+        cache_variable: str = "index",
+        cache_quantity: str | None = None,
+        cache_corrector: int | None = None,
+        warmup_calls: int = 0,
+        num_base_steps: int | None = None,
+        compute_steps: list[int] | None = None,
+        calibrations: dict[str, Any] | None = None,
+        noise_scaling: dict[str, Any] | None = None,
+    ) -> None:
+        parameters = base_parameters(DPMSolverMultistepScheduler, self.config)
+        parameters["algorithm_type"] = _ALGORITHM_TYPES.get(algorithm_type, algorithm_type)
+        parameters["solver_type"] = _SOLVER_TYPES.get(solver_type, solver_type)
+        super().__init__(**parameters)
+        self.register_to_config(algorithm_type=algorithm_type, solver_type=solver_type)
+        if solver_order not in (1, 2, 3):
+            raise ValueError(f"`solver_order` must be 1, 2 or 3, received {solver_order!r}; choose one of them.")
+        if self._algorithm_type == "sde-dpmsolver" and solver_order == 3:
+            raise ValueError(
+                '`algorithm_type="sde-dpmsolver"` has no third-order update, received solver_order=3; use '
+                'solver_order=2 or algorithm_type="sde-dpmsolver++".'
+            )
+        self._initialize_cache()
+
+    @property
+    def _algorithm_type(self) -> str:
+        return _ALGORITHM_TYPES.get(self.config.algorithm_type, self.config.algorithm_type)
+
+    @property
+    def _solver_type(self) -> str:
+        return _SOLVER_TYPES.get(self.config.solver_type, self.config.solver_type)
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        mu: float | None = None,
+        timesteps: list[int] | None = None,
+    ) -> None:
+        """Lay out the base grid, publish the timesteps of the model calls and fold the rows.
+
+        Args:
+            num_inference_steps: Number of **model calls**; each walks ``cache_interval`` base steps.
+            device: Where ``timesteps`` lives.
+            mu: Exponent of the dynamic time shift; ignored unless ``use_dynamic_shifting``, since pipelines of flow
+                models pass it whatever the scheduler.
+            timesteps: The timesteps of the calls, falling; base steps are inserted linearly between them. Not with
+                ``num_inference_steps``.
+
+        Raises:
+            ValueError: If the calls, the plan or the grid are impossible; the scheduler is left as it was.
+        """
+        if (num_inference_steps is None) == (timesteps is None):
+            raise ValueError(
+                f"Pass exactly one of `num_inference_steps` and `timesteps`, received {num_inference_steps!r} and "
+                f"{timesteps!r}; drop one of them."
+            )
+        if mu is not None and not self.config.use_dynamic_shifting:
+            mu = None
+        calls = num_inference_steps
+        if timesteps is not None:
+            timesteps = [int(t) for t in timesteps]
+            calls = len(timesteps)
+        self._lay_out(calls, lambda plan: self._build_grid(plan, mu, timesteps), device)  # type: ignore[arg-type]
+
+    def _build_grid(self, plan: CachePlan, mu: float | None, timesteps: list[int] | None) -> NoiseGrid:
+        if timesteps is not None:
+            windows = [len(window) for window in plan.windows]
+            nodes = refine(timesteps, windows, 0, integers=True)
+            DPMSolverMultistepScheduler.set_timesteps(self, None, "cpu", mu=mu, timesteps=nodes)
+        else:
+            if not self._replaces_spacing:
+                check_leading_reach(self.config, plan, lambda n: n * (self.config.num_train_timesteps // (n + 1)))
+            steps = plan.num_base_steps
+            DPMSolverMultistepScheduler.set_timesteps(self, steps, "cpu", mu=mu)
+            # stock's trailing grid has a stray entry -1 for some numbers of steps
+            self.timesteps, self.sigmas = self.timesteps[:steps], torch.cat([self.sigmas[:steps], self.sigmas[-1:]])
+        flow = self.config.use_flow_sigmas
+        if self.config.prediction_type == "flow_prediction" and not flow:
+            raise ValueError(
+                '`prediction_type="flow_prediction"` needs `use_flow_sigmas=True`, received False; set it, or use '
+                "another prediction type."
+            )
+        ratios = self.sigmas.tolist()
+        alphas = [1 - s if flow else 1 / (1 + s * s) ** 0.5 for s in ratios]
+        return NoiseGrid(
+            timesteps=tuple(float(t) for t in self.timesteps.tolist()),
+            alphas=tuple(alphas),
+            sigmas=tuple(ratios if flow else [s * a for s, a in zip(ratios, alphas, strict=True)]),
+            flow=flow,
+        )
+
+    @property
+    def _replaces_spacing(self) -> bool:
+        config = self.config
+        return bool(
+            config.use_karras_sigmas
+            or config.use_exponential_sigmas
+            or config.use_beta_sigmas
+            or config.use_lu_lambdas
+            or config.use_flow_sigmas
+        )
+
+    @property
+    def _base_quantity(self) -> str:
+        return "sample" if self._algorithm_type.endswith("++") else "epsilon"
+
+    def _default_quantity(self) -> str:
+        return self._base_quantity
+
+    @property
+    def _stochastic(self) -> bool:
+        return self._algorithm_type.startswith("sde-")
+
+    def _base_steps(self, grid: NoiseGrid, first: int, quantity: str) -> tuple[BaseStep, ...]:
+        lambdas = grid.lambdas()
+        steps = []
+        for i in range(len(grid.timesteps)):
+            order = self._solver_order(i, len(grid.timesteps), i - first)
+            ends = (grid.alphas[i], grid.alphas[i + 1]), (grid.sigmas[i], grid.sigmas[i + 1])
+            if ends[0][0] * ends[1][1] == ends[0][1] * ends[1][0]:  # a last step that stands still
+                steps.append(BaseStep(sample=1.0, outputs=(0.0,)))
+                continue
+            spans = [lambdas[i + 1], *(lambdas[i - lag] for lag in range(order))]
+            steps.append(
+                dpmsolver_step(
+                    *ends, spans, order=order, algorithm_type=self._algorithm_type, solver_type=self._solver_type
+                )
+            )
+        return tuple(steps)
+
+    def _solver_order(self, i: int, num_steps: int, taken: int) -> int:
+        """Diffusers' choice of order at base step ``i``, after ``taken`` steps of this run."""
+        config = self.config
+        few = config.lower_order_final and num_steps < 15
+        if i == num_steps - 1 and (config.euler_at_final or few or config.final_sigmas_type == "zero"):
+            return 1
+        order = 2 if i == num_steps - 2 and few else 3
+        return max(1, min(order, config.solver_order, taken + 1))
+
+    def step(
+        self,
+        model_output: torch.Tensor,
+        timestep: int | torch.Tensor,
+        sample: torch.Tensor,
+        generator: torch.Generator | None = None,
+        variance_noise: torch.Tensor | None = None,
+        return_dict: bool = True,
+    ) -> SchedulerOutput | tuple[torch.Tensor]:
+        """Walk all base steps up to the next model call.
+
+        Args:
+            model_output: Output of the model, the shape of ``sample`` (with learned variance, twice its channels).
+            timestep: The entry of ``timesteps`` that the model was called with.
+            sample: Current sample (batch, channels, ...).
+            generator: Source of the noise of the SDE variants, one draw of the window's accumulated variance.
+            variance_noise: The noise itself, in place of ``generator``.
+            return_dict: Return a `SchedulerOutput` rather than a tuple.
+
+        Raises:
+            ValueError: Before any state changes, if the input does not belong to this call or is not finite.
+        """
+        self._require_grid()
+        if self.config.variance_type in ("learned", "learned_range") and self.config.prediction_type == "epsilon":
+            model_output = model_output[:, : sample.shape[1]]
+
+        def draw() -> torch.Tensor:
+            if variance_noise is not None:
+                return variance_noise.to(device=model_output.device, dtype=torch.float32)
+            noise: torch.Tensor = randn_tensor(
+                model_output.shape, generator=generator, device=model_output.device, dtype=torch.float32
+            )
+            return noise
+
+        prev_sample, _ = self._advance(model_output, timestep, sample, draw if self._stochastic else None)
+        return SchedulerOutput(prev_sample=prev_sample) if return_dict else (prev_sample,)
+
+    def _observe(self, model_output: torch.Tensor, sample: torch.Tensor, call: int, dtype: torch.dtype) -> Observed:
+        separate = self._quantity != self._base_quantity
+        if not separate and not self.config.thresholding:
+            return super()._observe(model_output, sample, call, dtype)
+        plan, grid = self._require_grid()
+        i = plan.compute_steps[call]
+        scales = grid.alphas[i], grid.sigmas[i]
+
+        def convert(source: str, target: str, output: torch.Tensor) -> torch.Tensor:
+            of_sample, of_output = convert_quantity(source, target, *scales, flow=grid.flow)
+            return linear(of_sample, sample, of_output, output, dtype)
+
+        of_sample, of_output = self._conversion(i, self._prediction, self._base_quantity)
+        base_output = linear(of_sample, sample, of_output, model_output, dtype)
+        if self.config.thresholding:
+            clean = self._threshold_sample(convert(self._base_quantity, "sample", base_output))
+            base_output = convert("sample", self._base_quantity, clean)
+        if not separate:
+            return Observed(quantity=base_output)
+        return Observed(quantity=convert(self._base_quantity, self._quantity, base_output), base_output=base_output)

@@ -1,0 +1,216 @@
+"""Cached flow-matching Euler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.configuration_utils import register_to_config
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteSchedulerOutput
+from diffusers.utils.torch_utils import randn_tensor
+
+from ab_schedulers.numerics import BaseStep, CachePlan, ddim_step, quantity_map
+
+from .base import ABCacheScheduler
+from .grids import NoiseGrid, refine
+from .parameters import base_parameters
+
+
+class ABCacheFlowMatchEulerScheduler(  # type: ignore[misc]
+    ABCacheScheduler, FlowMatchEulerDiscreteScheduler, target="flow_match"
+):
+    """Flow-matching Euler on a fine grid, with the model called on every ``cache_interval``-th step only.
+
+    Each base step is ``x' = x + (sigma' - sigma) v`` (with ``stochastic_sampling``, ``(1 - sigma') x_0 + sigma' z``); the
+    outputs of skipped steps are predicted from the cached ones (AB-Cache, arXiv:2504.10540). Without ``sigmas`` the
+    base grid is stock's, which ends at ``sigma = 1 / num_train_timesteps`` before its last step; pipelines pass
+    ``sigmas = linspace(1, 1/n, n)``.
+
+    Args:
+        num_train_timesteps, shift, use_dynamic_shifting, base_shift, max_shift, base_image_seq_len,
+            max_image_seq_len, invert_sigmas, shift_terminal, use_karras_sigmas, use_exponential_sigmas,
+            use_beta_sigmas, time_shift_type, stochastic_sampling: As in `diffusers.FlowMatchEulerDiscreteScheduler`
+            (``invert_sigmas`` must be False).
+        cache_interval: Base steps that a model call walks; 1 is plain Euler.
+        cache_order: Number of cached outputs that predict a skipped one, 1 (plain reuse) to 8.
+        cache_predictor: ``"extrapolate"`` to each skipped node, or ``"hold"`` the binomial weights for a window.
+        cache_variable: In which variable outputs are interpolated: ``"index"``, ``"timestep"`` or ``"lambda"``.
+        cache_quantity: What is cached: ``"model_output"``, ``"epsilon"``, ``"sample"`` (x_0) or ``"velocity"``;
+            None for the measured default (``"sample"`` whenever fresh noise is drawn).
+        cache_corrector: Number of outputs of the free Adams-Moulton corrector, or None.
+        warmup_calls: First calls that walk one base step each.
+        num_base_steps: Number of base steps, in place of ``cache_interval``.
+        compute_steps: The base steps that call the model, with ``num_base_steps``; overrides the plan.
+        calibrations: Fitted rows and plans, keyed by the number of calls.
+        noise_scaling: A factor on the predicted noise, see `noise_scale_function`.
+
+    Example:
+        >>> scheduler = ABCacheFlowMatchEulerScheduler(shift=3.0, cache_interval=3)
+        >>> scheduler.set_timesteps(sigmas=[1.0, 0.75, 0.5, 0.25])
+        >>> sample = torch.zeros(1, 4, 8, 8)
+        >>> for t in scheduler.timesteps:
+        ...     sample = scheduler.step(torch.ones_like(sample), t, sample).prev_sample
+    """
+
+    _compatibles = FlowMatchEulerDiscreteScheduler._compatibles
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        shift: float = 1.0,
+        use_dynamic_shifting: bool = False,
+        base_shift: float | None = 0.5,
+        max_shift: float | None = 1.15,
+        base_image_seq_len: int = 256,
+        max_image_seq_len: int = 4096,
+        invert_sigmas: bool = False,
+        shift_terminal: float | None = None,
+        use_karras_sigmas: bool = False,
+        use_exponential_sigmas: bool = False,
+        use_beta_sigmas: bool = False,
+        time_shift_type: str = "exponential",
+        stochastic_sampling: bool = False,
+        cache_interval: int = 3,
+        cache_order: int = 3,
+        cache_predictor: str = "extrapolate",
+        cache_variable: str = "timestep",
+        cache_quantity: str | None = None,
+        cache_corrector: int | None = None,
+        warmup_calls: int = 0,
+        num_base_steps: int | None = None,
+        compute_steps: list[int] | None = None,
+        calibrations: dict[str, Any] | None = None,
+        noise_scaling: dict[str, Any] | None = None,
+    ) -> None:
+        if invert_sigmas:
+            raise ValueError(
+                "`invert_sigmas` must be False, received True: the cached scheduler walks from noise to data. Keep the "
+                "stock scheduler for this pipeline."
+            )
+        super().__init__(**base_parameters(FlowMatchEulerDiscreteScheduler, self.config))
+        self._initialize_cache()
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        sigmas: list[float] | None = None,
+        mu: float | None = None,
+        timesteps: list[float] | None = None,
+    ) -> None:
+        """Lay out the base grid, publish the timesteps of the model calls and fold the rows.
+
+        Args:
+            num_inference_steps: Number of **model calls**; each walks ``cache_interval`` base steps.
+            device: Where ``timesteps`` and ``sigmas`` live.
+            sigmas: Noise scales of the calls before shifting, falling; base steps are inserted linearly between them
+                and after the last one toward 0, then shift, terminal and sigma schedule act as in diffusers.
+            mu: Shift of the dynamic time shift, taken as passed.
+            timesteps: Timesteps of the calls, treated likewise.
+
+        Raises:
+            ValueError: If the calls, the plan or the grid are impossible; the scheduler is left as it was.
+        """
+        given = [len(values) for values in (sigmas, timesteps) if values is not None]
+        if num_inference_steps is not None:
+            given.append(num_inference_steps)
+        if not given or len(set(given)) > 1:
+            raise ValueError(
+                "Pass `num_inference_steps`, `sigmas` or `timesteps`, all for one number of calls; received "
+                f"{num_inference_steps!r} calls, {None if sigmas is None else len(sigmas)} sigmas and "
+                f"{None if timesteps is None else len(timesteps)} timesteps."
+            )
+        self._lay_out(given[0], lambda plan: self._build_grid(plan, sigmas, mu, timesteps), device)
+        self.sigmas = self.sigmas.to(device)
+
+    def _build_grid(
+        self, plan: CachePlan, sigmas: list[float] | None, mu: float | None, timesteps: list[float] | None
+    ) -> NoiseGrid:
+        windows = [len(window) for window in plan.windows]
+        base_sigmas = None if sigmas is None else refine([float(s) for s in sigmas], windows, 0.0)
+        base_timesteps = None if timesteps is None else refine([float(t) for t in timesteps], windows, 0.0)
+        FlowMatchEulerDiscreteScheduler.set_timesteps(
+            self, plan.num_base_steps, "cpu", sigmas=base_sigmas, mu=mu, timesteps=base_timesteps
+        )
+        levels = self.sigmas.tolist()
+        return NoiseGrid(
+            timesteps=tuple(self.timesteps.tolist()),
+            alphas=tuple(1 - s for s in levels),
+            sigmas=tuple(levels),
+            flow=True,
+        )
+
+    @property
+    def _prediction(self) -> str:
+        return "velocity"
+
+    def _default_quantity(self) -> str:
+        return "velocity"
+
+    @property
+    def _stochastic(self) -> bool:
+        return bool(self.config.stochastic_sampling)
+
+    def _base_steps(self, grid: NoiseGrid, first: int, quantity: str) -> tuple[BaseStep, ...]:
+        steps = []
+        for i in range(len(grid.timesteps)):
+            start = quantity_map(quantity, grid.alphas[i], grid.sigmas[i], flow=True)
+            alpha_next, sigma_next = grid.alphas[i + 1], grid.sigmas[i + 1]
+            if self._stochastic:
+                steps.append(ddim_step(start, alpha_next, 0.0, sigma_next * sigma_next))
+            else:
+                steps.append(ddim_step(start, alpha_next, sigma_next))
+        return tuple(steps)
+
+    def step(
+        self,
+        model_output: torch.Tensor,
+        timestep: float | torch.Tensor,
+        sample: torch.Tensor,
+        s_churn: float = 0.0,
+        s_tmin: float = 0.0,
+        s_tmax: float = float("inf"),
+        s_noise: float = 1.0,
+        generator: torch.Generator | None = None,
+        per_token_timesteps: torch.Tensor | None = None,
+        return_dict: bool = True,
+    ) -> FlowMatchEulerDiscreteSchedulerOutput | tuple[torch.Tensor]:
+        """Walk all base steps up to the next model call.
+
+        Args:
+            model_output: Output of the model (velocity), the shape of ``sample``.
+            timestep: The entry of ``timesteps`` that the model was called with.
+            sample: Current sample (batch, ...).
+            s_churn: Unused, as in diffusers.
+            s_tmin: Unused, as in diffusers.
+            s_tmax: Unused, as in diffusers.
+            s_noise: Unused, as in diffusers.
+            generator: Source of the noise of ``stochastic_sampling``.
+            per_token_timesteps: Not supported; must be None.
+            return_dict: Return an output object rather than a tuple.
+
+        Raises:
+            ValueError: Before any state changes, if the input does not belong to this call or is not finite.
+        """
+        self._require_grid()
+        if per_token_timesteps is not None:
+            raise ValueError(
+                "`per_token_timesteps` is not supported: cached rows hold for one noise level per call. Keep the stock "
+                "scheduler for this pipeline."
+            )
+        if isinstance(timestep, (int, torch.IntTensor, torch.LongTensor)):
+            raise ValueError(
+                f"`timestep` must be one of `scheduler.timesteps` (floating point), received the integer {timestep!r}; "
+                "loop over `scheduler.timesteps`."
+            )
+
+        def draw() -> torch.Tensor:
+            noise: torch.Tensor = randn_tensor(
+                sample.shape, generator=generator, device=sample.device, dtype=torch.float32
+            )
+            return noise
+
+        prev_sample, _ = self._advance(model_output, timestep, sample, draw if self._stochastic else None)
+        return FlowMatchEulerDiscreteSchedulerOutput(prev_sample=prev_sample) if return_dict else (prev_sample,)

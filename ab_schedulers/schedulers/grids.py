@@ -1,0 +1,90 @@
+"""The base grid of a run, in float64 on the host."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoiseGrid:
+    """Timesteps of the ``N`` base steps, and signal and noise scales of their ``N + 1`` ends.
+
+    ``x_t = alpha_t x_0 + sigma_t epsilon``; ``flow`` says that ``alpha = 1 - sigma`` and that velocity means
+    ``epsilon - x_0``.
+
+    Raises:
+        ValueError: If the noise level does not fall at every step (only the last one may stand still).
+    """
+
+    timesteps: tuple[float, ...]
+    alphas: tuple[float, ...]
+    sigmas: tuple[float, ...]
+    flow: bool
+
+    def __post_init__(self) -> None:
+        last = len(self.timesteps) - 1
+        for i in range(last + 1):
+            now, then = self.sigmas[i] * self.alphas[i + 1], self.sigmas[i + 1] * self.alphas[i]
+            if not (then < now or (i == last and then == now)):
+                raise ValueError(
+                    f"the base grid of {last + 1} steps does not fall in noise at step {i} (timestep "
+                    f"{self.timesteps[i]:g}); expected strictly falling noise levels. Use fewer base steps "
+                    "(`cache_interval`, `num_base_steps`) or another timestep spacing."
+                )
+
+    def lambdas(self) -> tuple[float, ...]:
+        """``log(alpha / sigma)`` at every end of a step, infinite where one of the two is zero."""
+        return tuple(_log_ratio(alpha, sigma) for alpha, sigma in zip(self.alphas, self.sigmas, strict=True))
+
+    def nodes(self, variable: str) -> tuple[float, ...]:
+        """The interpolation variable at the ``N`` base nodes.
+
+        Args:
+            variable: ``"index"`` (of the base step), ``"timestep"`` or ``"lambda"``.
+
+        Raises:
+            ValueError: If it is infinite or repeated somewhere on the grid.
+        """
+        if variable == "index":
+            return tuple(float(i) for i in range(len(self.timesteps)))
+        nodes = self.timesteps if variable == "timestep" else self.lambdas()[:-1]
+        for i, node in enumerate(nodes):
+            if not math.isfinite(node):
+                raise ValueError(
+                    f'`cache_variable="{variable}"` is infinite at base step {i} (alpha {self.alphas[i]:g}, sigma '
+                    f'{self.sigmas[i]:g}); use cache_variable="index" or "timestep" on this grid.'
+                )
+        if any(a == b for a, b in pairwise(nodes)):
+            raise ValueError(
+                f'`cache_variable="{variable}"` repeats a value on this grid; use cache_variable="index" or "lambda".'
+            )
+        return tuple(nodes)
+
+
+def _log_ratio(alpha: float, sigma: float) -> float:
+    if alpha <= 0:
+        return -math.inf
+    return math.log(alpha / sigma) if sigma > 0 else math.inf
+
+
+def refine(values: Sequence[float], windows: Sequence[int], end: float, *, integers: bool = False) -> list[float]:
+    """Insert points linearly between the given call nodes, ``windows[i] - 1`` after the ``i``-th, toward ``end``.
+
+    Args:
+        values: The call nodes, falling.
+        windows: Base steps of each call.
+        end: What the points after the last node head for; itself not included.
+        integers: Round to integers (then a gap holds at most as many points as there are integers in it).
+
+    Returns:
+        The nodes of the base grid.
+    """
+    refined: list[float] = []
+    for start, stop, count in zip(values, [*values[1:], end], windows, strict=True):
+        steps = min(count, max(1, round(start - stop))) if integers else count
+        points = [start + (stop - start) * (i / steps) for i in range(steps)]
+        refined += [float(round(point)) for point in points] if integers else points
+    return refined
