@@ -20,7 +20,7 @@ from .grids import NoiseGrid
 from .parameters import base_parameters, check_leading_reach
 
 
-class ABCacheDDIMScheduler(ABCacheScheduler, DDIMScheduler, target="ddim"):  # type: ignore[misc]
+class ABCacheDDIMScheduler(ABCacheScheduler, DDIMScheduler, target="ddim"):
     r"""DDIM on a fine grid, with the model called on every ``cache_interval``-th step only.
 
     Each base step is ``x' = alpha' x_0 + sqrt(sigma'^2 - s^2) epsilon + s z`` (Song et al. 2021, arXiv:2010.02502,

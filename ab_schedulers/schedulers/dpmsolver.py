@@ -23,9 +23,7 @@ _ALGORITHM_TYPES = {"deis": "dpmsolver++", "data_prediction": "dpmsolver++", "no
 _SOLVER_TYPES = {"logrho": "midpoint", "bh1": "midpoint", "bh2": "midpoint"}
 
 
-class ABCacheDPMSolverMultistepScheduler(  # type: ignore[misc]
-    ABCacheScheduler, DPMSolverMultistepScheduler, target="dpmsolver"
-):
+class ABCacheDPMSolverMultistepScheduler(ABCacheScheduler, DPMSolverMultistepScheduler, target="dpmsolver"):
     """DPM-Solver++ (orders 1 to 3) on a fine grid, with the model called on every ``cache_interval``-th step only.
 
     Each base step is the multistep exponential integrator of Lu et al. (arXiv:2211.01095) with diffusers' own choice
@@ -122,11 +120,13 @@ class ABCacheDPMSolverMultistepScheduler(  # type: ignore[misc]
 
     @property
     def _algorithm_type(self) -> str:
-        return _ALGORITHM_TYPES.get(self.config.algorithm_type, self.config.algorithm_type)
+        name: str = self.config.algorithm_type
+        return _ALGORITHM_TYPES.get(name, name)
 
     @property
     def _solver_type(self) -> str:
-        return _SOLVER_TYPES.get(self.config.solver_type, self.config.solver_type)
+        name: str = self.config.solver_type
+        return _SOLVER_TYPES.get(name, name)
 
     def set_timesteps(
         self,
@@ -159,7 +159,7 @@ class ABCacheDPMSolverMultistepScheduler(  # type: ignore[misc]
         if timesteps is not None:
             timesteps = [int(t) for t in timesteps]
             calls = len(timesteps)
-        self._lay_out(calls, lambda plan: self._build_grid(plan, mu, timesteps), device)  # type: ignore[arg-type]
+        self._lay_out(calls, lambda plan: self._build_grid(plan, mu, timesteps), device)
 
     def _build_grid(self, plan: CachePlan, mu: float | None, timesteps: list[int] | None) -> NoiseGrid:
         if timesteps is not None:
@@ -234,7 +234,7 @@ class ABCacheDPMSolverMultistepScheduler(  # type: ignore[misc]
         if i == num_steps - 1 and (config.euler_at_final or few or config.final_sigmas_type == "zero"):
             return 1
         order = 2 if i == num_steps - 2 and few else 3
-        return max(1, min(order, config.solver_order, taken + 1))
+        return max(1, min(order, int(config.solver_order), taken + 1))
 
     def step(
         self,

@@ -17,13 +17,11 @@ from .grids import NoiseGrid, refine
 from .parameters import base_parameters
 
 
-class ABCacheFlowMatchEulerScheduler(  # type: ignore[misc]
-    ABCacheScheduler, FlowMatchEulerDiscreteScheduler, target="flow_match"
-):
+class ABCacheFlowMatchEulerScheduler(ABCacheScheduler, FlowMatchEulerDiscreteScheduler, target="flow_match"):
     """Flow-matching Euler on a fine grid, with the model called on every ``cache_interval``-th step only.
 
-    Each base step is ``x' = x + (sigma' - sigma) v`` (with ``stochastic_sampling``, ``(1 - sigma') x_0 + sigma' z``); the
-    outputs of skipped steps are predicted from the cached ones (AB-Cache, arXiv:2504.10540). Without ``sigmas`` the
+    Each base step is ``x' = x + (sigma' - sigma) v`` (with ``stochastic_sampling``, ``(1 - sigma') x_0 + sigma' z``);
+    the outputs of skipped steps are predicted from the cached ones (AB-Cache, arXiv:2504.10540). Without ``sigmas`` the
     base grid is stock's, which ends at ``sigma = 1 / num_train_timesteps`` before its last step; pipelines pass
     ``sigmas = linspace(1, 1/n, n)``.
 

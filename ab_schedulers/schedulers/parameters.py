@@ -21,8 +21,8 @@ def base_parameters(base: type, config: Mapping[str, Any]) -> dict[str, Any]:
 def check_leading_reach(config: Mapping[str, Any], plan: CachePlan, first_timestep: Callable[[int], int]) -> None:
     """Refuse a ``leading`` base grid that skips the noisy end because it has too many steps.
 
-    Such a grid has the stride ``num_train_timesteps // steps`` and starts at ``stride * steps``: 600 steps of 1000 start
-    at t = 600, silently.
+    Such a grid has the stride ``num_train_timesteps // steps`` and starts at ``stride * steps``: 600 steps of 1000
+    start at t = 600, silently.
 
     Args:
         config: The scheduler's config.
