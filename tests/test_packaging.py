@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 import ab_schedulers
+from ab_schedulers.schedulers import sources
 
 tomllib = pytest.importorskip("tomllib", reason="reads pyproject.toml, which takes Python 3.11")
 
@@ -222,6 +223,33 @@ def test_the_docstring_examples_of_a_module_hold(name: str, capsys: pytest.Captu
         runner.run(doctest.DocTestParser().get_doctest(text, dict(vars(module)), name, name, None))
     assert runner.tries > 0
     assert runner.failures == 0, capsys.readouterr().out
+
+
+def source_tables() -> list[str]:
+    """Served classes, refused classes and refused settings, as the guide shows them."""
+    bases = {"ddim": "DDIM", "dpmsolver": "DPMSolverMultistep", "flow_match": "FlowMatchEuler"}
+    served = [
+        [f"`{name}`", f"`ABCache{bases[entry.target]}Scheduler`", entry.remark]
+        for name, entry in sources.SERVED.items()
+        if name not in sources.OWN
+    ]
+    reasons = dict.fromkeys(sources.REFUSED.values())
+    refused = [
+        [", ".join(f"`{n}`" for n, why in sources.REFUSED.items() if why == reason), reason] for reason in reasons
+    ]
+    settings = [[setting, reason] for setting, _, reason in sources.REFUSED_SETTINGS]
+    tables = [
+        [["your scheduler", "becomes", "what differs"], ["---"] * 3, *served],
+        [["class", "why, and what to do"], ["---"] * 2, *refused],
+        [["setting", "why, and what to do"], ["---"] * 2, *settings],
+    ]
+    return ["\n".join(f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in table) for table in tables]
+
+
+def test_the_guide_lists_every_served_and_refused_class_as_the_code_does() -> None:
+    guide = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+    missing = [table for table in source_tables() if table not in guide]
+    assert not missing, "paste into docs/guide.md:\n\n" + "\n\n".join(missing)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
