@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -17,9 +15,10 @@ from ab_schedulers.numerics import BaseGrid, BaseStep, CachePlan, Row, convert_q
 
 from . import reports
 from .calibrations import CalibratedPlan, parse_calibrations
-from .combination import linear, weighted_sum
+from .combination import linear
 from .grids import NoiseGrid
 from .options import check_options, noise_scale_function, resolve_plan
+from .run import CachedRun, Observed
 from .sources import resolve_config
 
 logger = logging.getLogger(__name__)
@@ -30,16 +29,6 @@ PREDICTION_QUANTITIES = {
     "v_prediction": "velocity",
     "flow_prediction": "velocity",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Observed:
-    """What one model call leaves: the cached quantity, and where needed base output, clip residual, clean sample."""
-
-    quantity: torch.Tensor
-    base_output: torch.Tensor | None = None
-    residual: torch.Tensor | None = None
-    clean: torch.Tensor | None = None
 
 
 class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
@@ -111,12 +100,12 @@ class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
         parse_calibrations(self.config.calibrations)
         self._plan: CachePlan | None = None
         self._grid: NoiseGrid | None = None
+        self._run: CachedRun | None = None
         self._calibrated: CalibratedPlan | None = None
         self._base_timesteps: torch.Tensor | None = None
         self._warned: set[str] = set()
         self._step_index: int | None = None
         self._begin_index: int | None = None
-        self._forget()
 
     # -- what a base sampler provides ---------------------------------------------------------------------------
 
@@ -181,8 +170,7 @@ class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
             self._plan, self._grid, self._calibrated = plan, grid, calibrated
             self._publish(plan, device)
             self._step_index = self._begin_index = None
-            self._forget()
-            self._begin_run(0)
+            self._run = self._begin_run(0)
         if num_calls >= 40 and plan.num_base_steps > num_calls:
             self._warn_once(
                 "calls",
@@ -210,50 +198,43 @@ class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
 
     _has_sigmas: ClassVar[bool] = True
 
-    def _forget(self) -> None:
-        """Drop the history and the rows."""
-        self._history: list[torch.Tensor] = []
-        self._base_history: list[torch.Tensor] = []
-        self._excerpts: list[tuple[torch.Tensor, torch.Tensor | None]] = []
-        self._rows: tuple[Row, ...] = ()
-        self._first_call = 0
-        self._recorded = 0
-        self._finite_flags: list[torch.Tensor] = []
-
-    def _begin_run(self, call: int) -> None:
-        """Fold the rows of a run that starts at ``call`` with an empty history."""
+    def _begin_run(self, call: int) -> CachedRun:
+        """A run that starts at ``call`` with an empty history."""
         plan, grid = self._require_grid()
-        self._forget()
-        self._first_call = call
         calls = plan.compute_steps[call:]
         calibrated = self._calibrated if call == 0 and not self._stochastic else None
-        self._quantity = self._resolve_quantity(calibrated)
+        quantity = self._resolve_quantity(calibrated)
         try:
-            if calibrated is not None:
-                self._rows = calibrated.rows
-            else:
-                self._rows = self._fold(self.config.cache_order, self._corrector)
-            self._conversions = tuple(self._conversion(i, self._prediction, self._quantity) for i in calls)
+            rows = self._fold(call, quantity, self.config.cache_order, self._corrector)
+            conversions = tuple(self._conversion(i, self._prediction, quantity) for i in calls)
         except ZeroDivisionError as error:
             raise ValueError(
-                f'the quantity "{self._quantity}" is singular on this grid (alpha {grid.alphas[calls[0]]:g}, sigma '
+                f'the quantity "{quantity}" is singular on this grid (alpha {grid.alphas[calls[0]]:g}, sigma '
                 f"{grid.sigmas[calls[0]]:g} at the first call, prediction {self._prediction!r}); choose another "
                 '`cache_quantity`: "sample" and "velocity" bear alpha = 0.'
             ) from error
+        return CachedRun(
+            timesteps=self._call_timesteps,
+            first_call=call,
+            quantity=quantity,
+            rows=rows if calibrated is None else calibrated.rows,
+            conversions=conversions,
+            calibrated=calibrated is not None,
+        )
 
-    def _fold(self, order: int, corrector: int | None) -> tuple[Row, ...]:
-        """Theory rows of the current run."""
+    def _fold(self, call: int, quantity: str, order: int, corrector: int | None) -> tuple[Row, ...]:
+        """Theory rows of a run that starts at ``call``."""
         plan, grid = self._require_grid()
-        calls = plan.compute_steps[self._first_call :]
+        calls = plan.compute_steps[call:]
         conversions = None
         base_quantity = self._base_quantity
-        if base_quantity is not None and base_quantity != self._quantity:
+        if base_quantity is not None and base_quantity != quantity:
             conversions = tuple(
-                convert_quantity(self._quantity, base_quantity, alpha, sigma, flow=grid.flow)
+                convert_quantity(quantity, base_quantity, alpha, sigma, flow=grid.flow)
                 for alpha, sigma in zip(grid.alphas[:-1], grid.sigmas[:-1], strict=True)
             )
         base = BaseGrid(
-            steps=self._base_steps(grid, calls[0], self._quantity),
+            steps=self._base_steps(grid, calls[0], quantity),
             nodes=grid.nodes(self.config.cache_variable if plan.num_base_steps > plan.num_calls else "index"),
             conversions=conversions,
         )
@@ -301,53 +282,29 @@ class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
         sample: torch.Tensor,
         draw_noise: Callable[[], torch.Tensor] | None = None,
     ) -> tuple[torch.Tensor, Observed]:
-        """Check, record, combine, advance."""
-        call = self._locate(model_output, timestep, sample)
-        dtype = torch.promote_types(sample.dtype, torch.float32)
-        row = self._rows[call - self._first_call]
-        observed = self._observe(model_output, sample, call, dtype)
-        history = [observed.quantity, *self._history]
-        terms = list(zip(row.history, history, strict=False))
-        base_history = self._base_history
-        if observed.base_output is not None:
-            base_history = [observed.base_output, *self._base_history]
-            terms += zip(row.base_history, base_history, strict=False)
-        if observed.residual is not None:
-            terms.append((row.clip, observed.residual))
-        if draw_noise is not None:
-            terms.append((math.sqrt(row.variance), draw_noise()))
-        total = weighted_sum(row.sample, sample, terms, dtype)
-        self._check_finite(total, model_output, sample, call)
-        self._record(call, history, base_history)
-        return total.to(sample.dtype), observed
+        """Check, observe, combine, record, advance."""
+        run, call = self._locate(timestep)
+        run.check_shapes(model_output, sample)
+        observed = self._observe(run, model_output, sample)
+        noise = None if draw_noise is None else draw_noise()
+        prev_sample = run.advance(observed, model_output, sample, noise)
+        self._run, self._step_index = run, call + 1
+        return prev_sample, observed
 
-    def _locate(self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor) -> int:
-        """The index of this call; checks everything that can be checked before work."""
+    def _locate(self, timestep: Any) -> tuple[CachedRun, int]:
+        """The run and the index of this call: a fresh run where it does not start at the first call."""
         plan, _ = self._require_grid()
-        if model_output.shape != sample.shape or (self._history and self._history[0].shape != sample.shape):
-            known = f", earlier calls of this run {tuple(self._history[0].shape)}" if self._history else ""
+        call = self._first_index(timestep) if self._step_index is None else self._step_index
+        if not 0 <= call < plan.num_calls:
             raise ValueError(
-                f"`model_output` and `sample` must have one shape throughout a run, received "
-                f"{tuple(model_output.shape)} and {tuple(sample.shape)}{known}; call set_timesteps before a new run."
+                f"`step` was called for call {call} of {plan.num_calls} model calls; call set_timesteps for a new run."
             )
-        call = self._step_index
-        if call is None:
-            call = self._first_index(timestep)
-        if call >= plan.num_calls:
-            raise ValueError(
-                f"`step` was called after the last of {plan.num_calls} model calls; call set_timesteps for a new run."
-            )
-        if self._recorded == 0:
-            if self._first_call != call or not self._rows:
-                self._begin_run(call)
-        else:
-            self._check_timestep(timestep, call)
-            if call != self._first_call + self._recorded:
-                raise ValueError(
-                    f"`step` expects call {self._first_call + self._recorded}, but the step index was set to {call}: "
-                    "more than one step per model call is not supported. Use the stock scheduler for this pipeline."
-                )
-        return call
+        run = self._run
+        if run is None or (not run.excerpts and run.first_call != call):
+            run = self._begin_run(call)
+        if run.excerpts:
+            run.check_call(call, timestep, self.timesteps)
+        return run, call
 
     def _first_index(self, timestep: Any) -> int:
         """The first call of a run: the begin index, else diffusers' own look-up."""
@@ -358,63 +315,10 @@ class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
         index: int = self.index_for_timestep(timestep)
         return index
 
-    def _check_timestep(self, timestep: Any, call: int) -> None:
-        """Refuse a timestep that belongs to another call, without waiting for an accelerator."""
-        if isinstance(timestep, torch.Tensor):
-            if timestep.numel() != 1:
-                return
-            if timestep.device.type != "cpu":
-                if timestep.untyped_storage().data_ptr() != self.timesteps.untyped_storage().data_ptr():
-                    return
-                timestep = self._call_timesteps[timestep.storage_offset()]
-            else:
-                timestep = timestep.item()
-        if timestep != self._call_timesteps[call] and timestep in self._call_timesteps:
-            raise ValueError(
-                f"`timestep` {timestep} belongs to call {self._call_timesteps.index(timestep)}, but this is call "
-                f"{call} at timestep {self._call_timesteps[call]}; pass the entries of `timesteps` in order, or call "
-                "set_timesteps before a new run."
-            )
-
-    def _observe(self, model_output: torch.Tensor, sample: torch.Tensor, call: int, dtype: torch.dtype) -> Observed:
+    def _observe(self, run: CachedRun, model_output: torch.Tensor, sample: torch.Tensor) -> Observed:
         """The cached quantity of this call."""
-        of_sample, of_output = self._conversions[call - self._first_call]
-        return Observed(quantity=linear(of_sample, sample, of_output, model_output, dtype))
-
-    def _check_finite(self, total: torch.Tensor, model_output: torch.Tensor, sample: torch.Tensor, call: int) -> None:
-        """One reduction a call; on accelerators it is read after the last call, where the host waits anyway."""
-        plan, _ = self._require_grid()
-        finite = torch.isfinite(total.sum())
-        if total.device.type == "cpu":
-            if not finite:
-                culprit = "sample" if not torch.isfinite(sample).all() else "model_output"
-                raise ValueError(
-                    f"`{culprit}` holds values that are not finite at call {call} (timestep "
-                    f"{self._call_timesteps[call]}), expected finite values; check the model and its precision."
-                )
-            return
-        flags = [*self._finite_flags, finite]
-        if call == plan.num_calls - 1:
-            verdicts = torch.stack(flags).tolist()
-            if not all(verdicts):
-                bad = self._first_call + verdicts.index(False)
-                self._forget()
-                raise ValueError(
-                    f"`model_output` or `sample` holds values that are not finite since call {bad} (timestep "
-                    f"{self._call_timesteps[bad]}), expected finite values; check the model and its precision."
-                )
-        self._finite_flags = flags
-
-    def _record(self, call: int, history: list[torch.Tensor], base_history: list[torch.Tensor]) -> None:
-        """Keep what the remaining rows touch, and advance."""
-        rest = self._rows[call + 1 - self._first_call :]
-        depth = max((len(row.history) for row in rest), default=1) - 1
-        base_depth = max((len(row.base_history) for row in rest), default=1) - 1
-        self._excerpts.append(reports.excerpt(history, base_history))
-        self._history = history[: max(depth, 1)]
-        self._base_history = base_history[: max(base_depth, 0)]
-        self._recorded += 1
-        self._step_index = call + 1
+        of_sample, of_output = run.conversions[run.next_call - run.first_call]
+        return Observed(quantity=linear(of_sample, sample, of_output, model_output))
 
     def _require_grid(self) -> tuple[CachePlan, NoiseGrid]:
         if self._plan is None or self._grid is None:
@@ -441,12 +345,12 @@ class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
     @property
     def rows(self) -> tuple[Row, ...]:
         """The folded rows of the run, one per call, beginning with the run's first call."""
-        return self._rows
+        return () if self._run is None else self._run.rows
 
     @property
     def history(self) -> tuple[torch.Tensor, ...]:
         """The cached outputs, newest first."""
-        return tuple(self._history)
+        return () if self._run is None else tuple(self._run.history)
 
     @property
     def error_estimates(self) -> tuple[float | None, ...]:
@@ -456,11 +360,18 @@ class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
         of the error that the prediction leaves in the sample. None where the order was 1. Computed when read, from an
         excerpt of at most 1024 values per output.
         """
-        return reports.error_estimates(self)
+        run, order = self._run, self.config.cache_order
+        if run is None or order == 1 or run.calibrated:
+            return () if run is None else (None,) * len(run.excerpts)
+        higher, lower = (self._fold(run.first_call, run.quantity, k, None) for k in (order, order - 1))
+        return reports.error_estimates(run, higher, lower)
 
     def describe(self) -> str:
         """A table of the run: call, timestep, steps walked, order, weights, noise gain and error estimate."""
-        return reports.describe(self)
+        plan, _ = self._require_grid()
+        assert self._run is not None
+        name, variable = type(self).__name__, self.config.cache_variable
+        return reports.describe(name, plan, self._run, variable, self.error_estimates)
 
     def reset_history(self) -> None:
         """Forget the cached outputs, where the model's output jumps (guidance switched off, another expert).
@@ -469,4 +380,4 @@ class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
         """
         plan, _ = self._require_grid()
         call = self._step_index if self._step_index is not None else self._begin_index or 0
-        self._begin_run(min(call, plan.num_calls - 1))
+        self._run = self._begin_run(min(call, plan.num_calls - 1))

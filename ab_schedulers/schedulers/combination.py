@@ -17,10 +17,9 @@ def weighted_sum(
     return total
 
 
-def linear(
-    of_sample: float, sample: torch.Tensor, of_output: float, output: torch.Tensor, dtype: torch.dtype
-) -> torch.Tensor:
-    """``of_sample * sample + of_output * output``, owned by the caller; a plain copy where nothing is converted."""
+def linear(of_sample: float, sample: torch.Tensor, of_output: float, output: torch.Tensor) -> torch.Tensor:
+    """``of_sample * sample + of_output * output`` in float32 or better; a plain copy where nothing is converted."""
+    dtype = torch.promote_types(sample.dtype, torch.float32)
     if of_sample == 0:
         return output.clone() if of_output == 1 else weighted_sum(of_output, output, (), dtype)
     return weighted_sum(of_sample, sample, [(of_output, output)], dtype)

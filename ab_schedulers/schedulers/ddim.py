@@ -14,10 +14,11 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from ab_schedulers.numerics import BaseStep, CachePlan, convert_quantity, ddim_step, quantity_map
 
-from .base import ABCacheScheduler, Observed
+from .base import ABCacheScheduler
 from .combination import linear
 from .grids import NoiseGrid
 from .parameters import base_parameters, check_leading_reach
+from .run import CachedRun, Observed
 
 
 class ABCacheDDIMScheduler(ABCacheScheduler, DDIMScheduler, target="ddim"):
@@ -198,7 +199,7 @@ class ABCacheDDIMScheduler(ABCacheScheduler, DDIMScheduler, target="ddim"):
             raise ValueError(f"`eta` must lie between 0 and 1, received {eta}; choose a value in that range.")
         if (eta, use_clipped_model_output) != (self._eta, self._use_clipped_model_output):
             self._eta, self._use_clipped_model_output = eta, use_clipped_model_output
-            self._forget()
+            self._run = None  # another noise needs other rows; the history starts anew
 
         def draw() -> torch.Tensor:
             if variance_noise is not None:
@@ -215,16 +216,16 @@ class ABCacheDDIMScheduler(ABCacheScheduler, DDIMScheduler, target="ddim"):
             return call_sample, clean
         return DDIMSchedulerOutput(prev_sample=call_sample, pred_original_sample=clean)
 
-    def _observe(self, model_output: torch.Tensor, sample: torch.Tensor, call: int, dtype: torch.dtype) -> Observed:
+    def _observe(self, run: CachedRun, model_output: torch.Tensor, sample: torch.Tensor) -> Observed:
         plan, grid = self._require_grid()
-        i = plan.compute_steps[call]
-        clean = linear(*_interleave(self._conversion(i, self._prediction, "sample"), sample, model_output), dtype)
+        i = plan.compute_steps[run.next_call]
+        clean = linear(*_interleave(self._conversion(i, self._prediction, "sample"), sample, model_output))
         bounded = self._bound(clean)
         if bounded is not None and self._use_clipped_model_output:
-            pair = convert_quantity("sample", self._quantity, grid.alphas[i], grid.sigmas[i])
-            quantity = linear(*_interleave(pair, sample, bounded), dtype)
+            pair = convert_quantity("sample", run.quantity, grid.alphas[i], grid.sigmas[i])
+            quantity = linear(*_interleave(pair, sample, bounded))
             return Observed(quantity=quantity, clean=bounded.to(sample.dtype))
-        quantity = super()._observe(model_output, sample, call, dtype).quantity
+        quantity = super()._observe(run, model_output, sample).quantity
         if bounded is None:
             return Observed(quantity=quantity, clean=clean.to(sample.dtype))
         return Observed(quantity=quantity, residual=bounded - clean, clean=bounded.to(sample.dtype))

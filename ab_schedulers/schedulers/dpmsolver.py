@@ -13,10 +13,11 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from ab_schedulers.numerics import BaseStep, CachePlan, convert_quantity, dpmsolver_step
 
-from .base import ABCacheScheduler, Observed
+from .base import ABCacheScheduler
 from .combination import linear
 from .grids import NoiseGrid, refine
 from .parameters import base_parameters, check_leading_reach
+from .run import CachedRun, Observed
 
 # Names that other multistep classes write into the shared keys, and what they mean here.
 _ALGORITHM_TYPES = {"deis": "dpmsolver++", "data_prediction": "dpmsolver++", "noise_prediction": "dpmsolver++"}
@@ -273,23 +274,23 @@ class ABCacheDPMSolverMultistepScheduler(ABCacheScheduler, DPMSolverMultistepSch
         prev_sample, _ = self._advance(model_output, timestep, sample, draw if self._stochastic else None)
         return SchedulerOutput(prev_sample=prev_sample) if return_dict else (prev_sample,)
 
-    def _observe(self, model_output: torch.Tensor, sample: torch.Tensor, call: int, dtype: torch.dtype) -> Observed:
-        separate = self._quantity != self._base_quantity
+    def _observe(self, run: CachedRun, model_output: torch.Tensor, sample: torch.Tensor) -> Observed:
+        separate = run.quantity != self._base_quantity
         if not separate and not self.config.thresholding:
-            return super()._observe(model_output, sample, call, dtype)
+            return super()._observe(run, model_output, sample)
         plan, grid = self._require_grid()
-        i = plan.compute_steps[call]
+        i = plan.compute_steps[run.next_call]
         scales = grid.alphas[i], grid.sigmas[i]
 
         def convert(source: str, target: str, output: torch.Tensor) -> torch.Tensor:
             of_sample, of_output = convert_quantity(source, target, *scales, flow=grid.flow)
-            return linear(of_sample, sample, of_output, output, dtype)
+            return linear(of_sample, sample, of_output, output)
 
         of_sample, of_output = self._conversion(i, self._prediction, self._base_quantity)
-        base_output = linear(of_sample, sample, of_output, model_output, dtype)
+        base_output = linear(of_sample, sample, of_output, model_output)
         if self.config.thresholding:
             clean = self._threshold_sample(convert(self._base_quantity, "sample", base_output))
             base_output = convert("sample", self._base_quantity, clean)
         if not separate:
             return Observed(quantity=base_output)
-        return Observed(quantity=convert(self._base_quantity, self._quantity, base_output), base_output=base_output)
+        return Observed(quantity=convert(self._base_quantity, run.quantity, base_output), base_output=base_output)

@@ -1,0 +1,153 @@
+"""One run: the rows of its calls, the outputs it has recorded, and what a step does with them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ab_schedulers.numerics import Row
+
+from .combination import weighted_sum
+
+EXCERPT_SIZE = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """What one model call leaves: the cached quantity, and where needed base output, clip residual, clean sample."""
+
+    quantity: torch.Tensor
+    base_output: torch.Tensor | None = None
+    residual: torch.Tensor | None = None
+    clean: torch.Tensor | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class CachedRun:
+    """A run from ``first_call`` on, which begins with an empty history.
+
+    Args:
+        timesteps: Timesteps of all calls of the plan.
+        first_call: The call at which the run began or its history was reset.
+        quantity: What ``history`` holds.
+        rows: One row per call from ``first_call`` on.
+        conversions: Scalars per call from ``first_call`` on that turn sample and model output into the cached quantity.
+        calibrated: Whether the rows were fitted.
+        history: Cached quantities, newest first, no more than the remaining rows touch.
+        base_history: Base outputs, newest first, where the cached quantity is not the base sampler's.
+        excerpts: A regular excerpt of every recorded output and base output, for the error estimates.
+        finite: Per recorded call, on accelerators: whether the new sample was finite (read after the last call).
+    """
+
+    timesteps: Sequence[float]
+    first_call: int
+    quantity: str
+    rows: tuple[Row, ...]
+    conversions: tuple[tuple[float, float], ...]
+    calibrated: bool = False
+    history: list[torch.Tensor] = field(default_factory=list)
+    base_history: list[torch.Tensor] = field(default_factory=list)
+    excerpts: list[tuple[torch.Tensor, torch.Tensor | None]] = field(default_factory=list)
+    finite: list[torch.Tensor] = field(default_factory=list)
+
+    @property
+    def next_call(self) -> int:
+        """The call that the run expects."""
+        return self.first_call + len(self.excerpts)
+
+    def check_shapes(self, model_output: torch.Tensor, sample: torch.Tensor) -> None:
+        """Refuse shapes that disagree with each other or with earlier calls."""
+        earlier = self.history[0].shape if self.history else sample.shape
+        if not model_output.shape == sample.shape == earlier:
+            known = f", earlier calls of this run {tuple(earlier)}" if self.history else ""
+            raise ValueError(
+                f"`model_output` and `sample` must have one shape throughout a run, received "
+                f"{tuple(model_output.shape)} and {tuple(sample.shape)}{known}; call set_timesteps before a new run."
+            )
+
+    def check_call(self, call: int, timestep: Any, published: torch.Tensor) -> None:
+        """Refuse a call out of turn, and a timestep that belongs to another call.
+
+        A timestep on an accelerator is identified by its place in ``published``, without waiting for its value.
+        """
+        if call != self.next_call:
+            raise ValueError(
+                f"`step` expects call {self.next_call}, but the step index was set to {call}: more than one step per "
+                "model call is not supported. Use the stock scheduler for this pipeline."
+            )
+        if isinstance(timestep, torch.Tensor):
+            if timestep.numel() != 1:
+                return
+            if timestep.device.type == "cpu":
+                timestep = timestep.item()
+            elif timestep.untyped_storage().data_ptr() == published.untyped_storage().data_ptr():
+                timestep = self.timesteps[int(timestep.storage_offset())]
+            else:
+                return
+        if timestep != self.timesteps[call] and timestep in self.timesteps:
+            raise ValueError(
+                f"`timestep` {timestep} belongs to call {self.timesteps.index(timestep)}, but this is call {call} at "
+                f"timestep {self.timesteps[call]}; pass the entries of `timesteps` in order, or call set_timesteps "
+                "before a new run."
+            )
+
+    def advance(
+        self, observed: Observed, model_output: torch.Tensor, sample: torch.Tensor, noise: torch.Tensor | None
+    ) -> torch.Tensor:
+        r"""``a sample + \sum_j b_j history_j`` with the new output in front; records it if the result is finite."""
+        row = self.rows[self.next_call - self.first_call]
+        history = [observed.quantity, *self.history]
+        terms = list(zip(row.history, history, strict=False))
+        base_history = self.base_history
+        if observed.base_output is not None:
+            base_history = [observed.base_output, *base_history]
+            terms += zip(row.base_history, base_history, strict=False)
+        if observed.residual is not None:
+            terms.append((row.clip, observed.residual))
+        if noise is not None:
+            terms.append((math.sqrt(row.variance), noise))
+        total = weighted_sum(row.sample, sample, terms, torch.promote_types(sample.dtype, torch.float32))
+        self._check_finite(total, model_output, sample)
+        self._record(history, base_history)
+        return total.to(sample.dtype)
+
+    def _check_finite(self, total: torch.Tensor, model_output: torch.Tensor, sample: torch.Tensor) -> None:
+        """One reduction a call; on accelerators it is read after the last call, where the host waits anyway."""
+        flag = torch.isfinite(total.sum())
+        if total.device.type == "cpu":
+            if not flag:
+                culprits = [n for n, x in (("model_output", model_output), ("sample", sample)) if not _all_finite(x)]
+                self._raise_not_finite(" and ".join(f"`{n}`" for n in culprits) or "the new sample", self.next_call)
+            return
+        flags = [*self.finite, flag]
+        if len(flags) == len(self.rows):
+            verdicts = torch.stack(flags).tolist()
+            if not all(verdicts):
+                self._raise_not_finite("`model_output` or `sample`", self.first_call + verdicts.index(False))
+        self.finite = flags
+
+    def _raise_not_finite(self, culprit: str, call: int) -> None:
+        raise ValueError(
+            f"{culprit} holds values that are not finite at call {call} (timestep {self.timesteps[call]}), expected "
+            "finite values; check the model and its precision."
+        )
+
+    def _record(self, history: list[torch.Tensor], base_history: list[torch.Tensor]) -> None:
+        """Keep an excerpt of the new output, and of the history what the remaining rows touch."""
+        self.excerpts.append((_excerpt(history[0]), _excerpt(base_history[0]) if base_history else None))
+        rest = self.rows[len(self.excerpts) :]
+        self.history = history[: max((len(row.history) for row in rest), default=2) - 1 or 1]
+        self.base_history = base_history[: max((len(row.base_history) for row in rest), default=1) - 1]
+
+
+def _all_finite(tensor: torch.Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all())
+
+
+def _excerpt(output: torch.Tensor) -> torch.Tensor:
+    stride = -(-output.numel() // EXCERPT_SIZE)
+    return output.reshape(-1)[:: max(stride, 1)].clone()
