@@ -16,12 +16,12 @@ Command = Callable[[argparse.Namespace], str]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns 0, or 2 after a message about bad input or a missing extra."""
+    """Run the command line; returns 0, or 2 after a message about bad input, a missing file or a missing extra."""
     arguments = _parser().parse_args(argv)
     command: Command = arguments.command
     try:
         print(command(arguments))
-    except (ValueError, MissingExtraError) as error:
+    except (ValueError, OSError, MissingExtraError) as error:
         print(f"ab-schedulers: error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -142,7 +142,7 @@ def _add_defaults(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         help="bundled models or mixture-vp, mixture-flow (default: all)",
     )
     parser.add_argument("--calls", type=_positive, nargs="+", default=[5, 8, 10, 15, 20, 25], help="model calls")
-    parser.add_argument("--samples", type=_positive, default=32, help="trajectories (default: %(default)s)")
+    parser.add_argument("--samples", type=_positive, default=16, help="trajectories (default: %(default)s)")
     _add_shared(parser, "ab_schedulers_bench")
     parser.set_defaults(command=_defaults)
 

@@ -27,6 +27,7 @@ from ab_schedulers.models import BUNDLED, load
 SUBJECTS = (*BUNDLED, "mixture-vp", "mixture-flow")
 INTERVAL = 3
 _SEED = 20_000
+_EXACT_FACTOR = 16
 _VARIABLES = ("index", "timestep", "lambda")
 _CORRECTORS: dict[int, tuple[int | None, ...]] = {1: (2, 3), 2: (None, 2, 3, 4), 3: (None, 2, 3, 4), 4: (None, 3, 4)}
 
@@ -99,7 +100,7 @@ def defaults(*, subjects: Sequence[str], calls: Sequence[int], samples: int, out
     Args:
         subjects: bundled models, `mixture-vp`, `mixture-flow`; all of them when empty.
         calls: numbers of model calls.
-        samples: trajectories per subject.
+        samples: trajectories per bundled model; the cheap exact subjects get 16 times as many.
         out: folder of the results and of the converged trajectories.
 
     Raises:
@@ -118,7 +119,7 @@ def defaults(*, subjects: Sequence[str], calls: Sequence[int], samples: int, out
         stored["references"][name] = {
             "method": trial.reference.method,
             "halving_error": trial.reference.halving_error,
-            "samples": samples,
+            "samples": len(trial.noise),
         }
         used += _measure_subject(trial, calls, entries)
         content = {"environment": environment(), "references": stored["references"]}
@@ -131,7 +132,8 @@ def defaults(*, subjects: Sequence[str], calls: Sequence[int], samples: int, out
 def _prepare(subject: Any, samples: int, out: Path) -> Trial:
     tqdm = import_extra("tqdm", "the progress bar").tqdm
     dtype = torch.float64 if isinstance(subject, ExactSubject) else torch.float32
-    noise, labels = seeded_noise(subject, samples, _SEED, dtype)
+    count = samples * (_EXACT_FACTOR if isinstance(subject, ExactSubject) else 1)
+    noise, labels = seeded_noise(subject, count, _SEED, dtype)
     with tqdm(total=reference_calls(subject), unit="call", desc=f"{subject.name}, reference") as progress:
         converged = reference(subject, noise, labels, out / "references", progress.update)
     return Trial(subject=subject, noise=noise, labels=labels, reference=converged)

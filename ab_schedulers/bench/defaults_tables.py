@@ -12,6 +12,7 @@ EQUAL_CALLS = "base at equal calls"
 FIXED = (EQUAL_CALLS, "plain reuse", "hold", "defaults", "defaults, warm-up 1", "defaults, warm-up 2")
 _BARS = (EQUAL_CALLS, "plain reuse")
 _SHOWN = 12
+_ROUNDING = 1e-4
 
 
 class Measured(Protocol):
@@ -117,7 +118,7 @@ def _ranking(entries: Sequence[Measured]) -> str:
             _geometric_mean([value for value, cell in zip(values, cells, strict=False) if cell[0] == subject])
             for subject in subjects
         ]
-        worse = sum(value > 1.0 for value in values)
+        worse = sum(value > 1.0 + _ROUNDING for value in values)
         rows.append([label, *[f"{value:.3f}" for value in (*per_subject, score[label], max(values))], str(worse)])
     headers = ["method", *dict.fromkeys(subject for subject, _ in cells), "all", "worst", "times worse"]
     note = "Error over that of the better of plain reuse and the base at equal calls; `worst` is the largest ratio."

@@ -12,7 +12,7 @@ import torch
 from ab_schedulers.bench.extras import import_extra
 
 _CALLED = "#1f2a44"
-_PREDICTED = ("#e8b04a", "#f1cd86", "#cfe0d8", "#9dc3b4", "#6aa58f", "#3f8570")
+_PREDICTED = ("#f6e3b8", "#eec77a", "#dfa24b", "#c77a3a", "#a2542f", "#743525")
 
 
 def _figure(width: float, height: float) -> Any:
@@ -35,7 +35,7 @@ def write_image_grid(
         column_names: one name per column.
     """
     count = len(column_names)
-    cell, label_width, header = 0.72, 2.3, 0.75
+    cell, label_width, header = 0.72, 2.1, 0.55
     width, height = label_width + cell * count + 0.15, header + cell * len(rows) + 0.1
     figure = _figure(width, height)
     figure.text(0.1 / width, 1.0 - 0.12 / height, title, fontsize=10, weight="bold", va="top")
@@ -91,8 +91,7 @@ def write_plan_raster(path: Path, title: str, rows: Sequence[tuple[str, Sequence
     for spine in axes.spines.values():
         spine.set_visible(False)
     figure.text(0.02, 1 - 0.1 / height, title, fontsize=10, weight="bold", va="top")
-    names = {0: "model called"}
-    names.update({k: f"predicted from {k} output{'s' if k > 1 else ''}" for k in range(1, len(palette))})
+    names = ["model called", *[f"from {k} output{'s' if k > 1 else ''}" for k in range(1, len(palette))]]
     handles = [patches.Patch(color=palette[k], label=names[k]) for k in sorted(set(codes.ravel().tolist()))]
     figure.legend(
         handles=handles,

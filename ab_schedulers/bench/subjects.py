@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
-from ab_schedulers.bench.exact_flows import ExactFlow, MixtureFlow, PredictionType, random_mixture
+from ab_schedulers.bench.exact_flows import ExactFlow, PredictionType
+from ab_schedulers.bench.mixtures import MixtureFlow, random_mixture
 
 
 class Subject(Protocol):

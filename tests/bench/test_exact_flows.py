@@ -13,10 +13,8 @@ from ab_schedulers.bench.exact_flows import (
     GaussianFlow,
     LinearFlow,
     LogisticFlow,
-    MixtureFlow,
-    random_mixture,
-    ring_mixture,
 )
+from ab_schedulers.bench.mixtures import MixtureFlow, random_mixture, ring_mixture
 from ab_schedulers.bench.sampling import sample
 from ab_schedulers.bench.subjects import mixture_subject
 

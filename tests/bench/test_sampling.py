@@ -9,8 +9,8 @@ import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 
-from ab_schedulers.bench.exact_flows import ring_mixture
 from ab_schedulers.bench.metrics import rmse
+from ab_schedulers.bench.mixtures import ring_mixture
 from ab_schedulers.bench.sampling import sample, seeded_noise
 from ab_schedulers.bench.subjects import ExactSubject, mixture_subject
 
