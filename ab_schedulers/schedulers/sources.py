@@ -69,8 +69,7 @@ def _served(target: Target, remark: str = "", **fixed: object) -> ServedSource:
 
 
 _NODES = (
-    "`linspace` has N intervals here and N - 1 there, `leading` N + 1 and N; karras, exponential and beta sigmas always"
-    " span all betas here; the same: `trailing` without them, and they over `linspace`"
+    "same grid for `trailing`, and for karras, exponential and beta sigmas over `linspace`; else DPM-Solver++'s nodes"
 )
 _NOISE = "deterministic here; `algorithm_type='sde-dpmsolver++'` brings noise back"
 _TWO_CALLS = "one model call per step instead of two"

@@ -130,8 +130,11 @@ def own(config: Any, **options: Any) -> Any:
 
 
 def test_every_scheduler_of_diffusers_is_either_served_or_refused() -> None:
-    exported = {name for name in dir(diffusers.schedulers) if name.endswith("Scheduler")}
-    exported |= {name for name in dir(diffusers) if name.endswith("Scheduler") and not name.startswith("Flax")}
+    exported = {
+        name
+        for name in {*dir(diffusers), *dir(diffusers.schedulers)}
+        if name.endswith("Scheduler") and not name.startswith("Flax")
+    }
     assert len(exported) > 35
     assert exported <= {*SERVED, *REFUSED}
     assert not {*SERVED} & {*REFUSED}
