@@ -69,7 +69,8 @@ def _served(target: Target, remark: str = "", **fixed: object) -> ServedSource:
 
 
 _NODES = (
-    "same grid for `trailing`, and for karras, exponential and beta sigmas over `linspace`; else DPM-Solver++'s nodes"
+    "`linspace` has N intervals here and N - 1 there, `leading` N + 1 and N; karras, exponential and beta sigmas always"
+    " span all betas here; the same: `trailing` without them, and they over `linspace`"
 )
 _NOISE = "deterministic here; `algorithm_type='sde-dpmsolver++'` brings noise back"
 _TWO_CALLS = "one model call per step instead of two"
@@ -133,46 +134,55 @@ _BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2")
 
 # Settings of served classes that the target cannot express: what is set, when, and what to do.
 # A condition sees the keys of the source class alone, so leftovers of other classes do not trip it.
-REFUSED_SETTINGS: dict[str, tuple[Callable[[Mapping[str, Any]], object], str]] = {
-    "timestep_type='continuous'": (
+REFUSED_SETTINGS: tuple[tuple[str, Callable[[Mapping[str, Any]], object], str], ...] = (
+    (
+        "timestep_type='continuous'",
         lambda c: c.get("timestep_type") == "continuous",
         "the model is told log(sigma)/4 instead of a timestep; keep the stock scheduler, or set 'discrete'",
     ),
-    "interpolation_type='log_linear'": (
+    (
+        "interpolation_type='log_linear'",
         lambda c: c.get("interpolation_type") == "log_linear",
         "DPM-Solver++ interpolates sigmas linearly; set 'linear', or use_exponential_sigmas=True for log-linear sigmas",
     ),
-    "sigma_min or sigma_max": (
+    (
+        "sigma_min or sigma_max",
         lambda c: c.get("sigma_min") is not None or c.get("sigma_max") is not None,
         "DPM-Solver++ takes the range of sigmas from the betas; leave both None, or keep the stock scheduler",
     ),
-    "use_flow_sigmas together with another sigma schedule": (
+    (
+        "use_flow_sigmas together with another sigma schedule",
         lambda c: c.get("use_flow_sigmas") and any(c.get(key) for key in _SCHEDULES),
         f"DPM-Solver++ would take variance-preserving sigmas for flow sigmas; set {', '.join(_SCHEDULES)} to False",
     ),
-    "use_flow_sigmas and a terminal or linear shift": (
+    (
+        "use_flow_sigmas and a terminal or linear shift",
         lambda c: c.get("use_flow_sigmas") and (c.get("shift_terminal") is not None or _shifts_linearly(c)),
         "DPM-Solver++ has neither; use the config of FlowMatchEulerDiscreteScheduler, which has both",
     ),
-    "invert_sigmas=True": (
+    (
+        "invert_sigmas=True",
         lambda c: c.get("invert_sigmas"),
         "the grid runs from data to noise (Mochi); keep the stock scheduler",
     ),
-    f"a beta_schedule other than {', '.join(_BETAS)}": (
+    (
+        f"a beta_schedule other than {', '.join(_BETAS)}",
         lambda c: c.get("trained_betas") is None and c.get("beta_schedule", "linear") not in _BETAS,
         "DDIM and DPM-Solver++ cannot build it; put the betas of the stock scheduler into the config as a list:"
         " {**config, 'trained_betas': scheduler.betas.tolist(), 'rescale_betas_zero_snr': False}",
     ),
-    "a learned variance_type": (
+    (
+        "a learned variance_type",
         lambda c: "clip_sample" in c and c.get("variance_type") in ("learned", "learned_range"),
         "the model's output holds a variance that DDIM does not split off; use the config of"
         " DPMSolverMultistepScheduler.from_config(config), which does",
     ),
-    "clip_sample=True and a clip_sample_range other than 1": (
+    (
+        "clip_sample=True and a clip_sample_range other than 1",
         lambda c: "use_karras_sigmas" in c and c.get("clip_sample") and c["clip_sample_range"] != 1.0,
         "DPM-Solver++ can clip to [-1, 1] alone; set clip_sample=False, or clip_sample_range=1.0",
     ),
-}
+)
 
 # One choice, named differently from class to class: what the name means for DPM-Solver++.
 TRANSLATIONS: dict[str, dict[str, str]] = {
@@ -202,7 +212,7 @@ def resolve_config(config: Mapping[str, Any]) -> ResolvedConfig:
     name = _source_name(config)
     source, target = SERVED[name], SERVED[name].target
     raw = {key: config.get(key, default) for key, default in _defaults(name).items()}
-    for setting, (applies, reason) in REFUSED_SETTINGS.items():
+    for setting, applies, reason in REFUSED_SETTINGS:
         if applies(raw):
             raise ValueError(f"The config of a {name} with {setting} cannot be served: {reason}.")
     values = _values(source, raw, config)
