@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import quantiles
+from statistics import median, quantiles
 from typing import Any
 
 import torch
@@ -52,8 +52,8 @@ class Spread:
 
 def spread(measurement: str, values: Sequence[float], unit: str) -> Spread:
     """Median and quartiles of `values`, at least two of them."""
-    lower, median, upper = quantiles(values, n=4, method="inclusive")
-    return Spread(measurement=measurement, median=median, lower=lower, upper=upper, unit=unit)
+    lower, middle, upper = quantiles(values, n=4, method="inclusive")
+    return Spread(measurement=measurement, median=middle, lower=lower, upper=upper, unit=unit)
 
 
 def loop_speedup(name: str, repeats: int, on_call: Callable[[], object], calls: int = 17, interval: int = 3) -> Spread:
@@ -72,30 +72,28 @@ def loop_speedup(name: str, repeats: int, on_call: Callable[[], object], calls: 
     return spread(f"loop, {name}, batch {_BATCH}: {calls * interval} base steps / {calls} calls", ratios, "x")
 
 
+@torch.inference_mode()
 def step_ratio(name: str, dtype: torch.dtype, repeats: int) -> Spread:
-    """Time of the cached `step` over that of stock DPM-Solver++, per call on one large latent."""
-    cached_side = ABCacheScheduler.from_config(_STOCK[name].config)
-    stock_side = DPMSolverMultistepScheduler(timestep_spacing="trailing")
+    """Time of the cached `step` over that of stock DPM-Solver++ on one large latent, by medians over a run."""
+    sides = (ABCacheScheduler.from_config(_STOCK[name].config), _STOCK["DPM-Solver++"])
     generator = torch.Generator().manual_seed(0)
     latent = torch.randn(_LATENTS, generator=generator).to(dtype)
     outputs = [torch.randn(_LATENTS, generator=generator).to(dtype) for _ in range(4)]
     ratios = []
     for repeat in range(repeats + 1):
-        stock_time, own_time = (_step_time(side, latent, outputs) for side in (stock_side, cached_side))
+        for side in sides:
+            start_grid(side, _STEP_CALLS)
+        samples = [latent, latent]
+        seconds: tuple[list[float], list[float]] = ([], [])
+        for call in range(_STEP_CALLS):
+            for i, side in enumerate(sides):
+                started = time.perf_counter()
+                samples[i] = side.step(outputs[call % 4], side.timesteps[call], samples[i], return_dict=False)[0]
+                seconds[i].append(time.perf_counter() - started)
         if repeat:  # the first run warms up
-            ratios.append(own_time / stock_time)
+            ratios.append(median(seconds[0]) / median(seconds[1]))
     short = str(dtype).removeprefix("torch.")
     return spread(f"step, {name}, {short}: own / stock DPM-Solver++", ratios, "x")
-
-
-@torch.inference_mode()
-def _step_time(scheduler: Any, latent: torch.Tensor, outputs: Sequence[torch.Tensor]) -> float:
-    start_grid(scheduler, _STEP_CALLS)
-    current = latent
-    started = time.perf_counter()
-    for i, timestep in enumerate(scheduler.timesteps):
-        current = scheduler.step(outputs[i % len(outputs)], timestep, current, return_dict=False)[0]
-    return (time.perf_counter() - started) / _STEP_CALLS
 
 
 def set_timesteps_overhead(name: str, repeats: int, calls: int = 50, interval: int = 10) -> Spread:
