@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from .base_steps import BaseStep
-from .interpolation import Number, binomial_weights, lagrange_weights
+from .interpolation import Number, binomial_weights, lagrange_denominators, weights_from_denominators
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,36 +60,47 @@ class Row:
     corrector: int = 0
 
 
-@dataclass(slots=True)
-class _Form:
-    """A linear form in the sample, the cached quantities and the base outputs, both newest first."""
+# A linear form: weights of the sample, of the cached quantities and (where they differ) of the base outputs, newest
+# first, in one list [sample, history..., base_history...].
+_Form: TypeAlias = list[Number]
 
-    sample: Number
-    history: list[Number]
-    base_history: list[Number]
 
-    @classmethod
-    def zero(cls, depth: int) -> _Form:
-        return cls(0, [0] * depth, [0] * depth)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Basis:
+    """Where the outputs known at one call stand in a form."""
 
-    def add(self, other: _Form, scale: Number) -> None:
-        self.sample += scale * other.sample
-        for j, value in enumerate(other.history):
-            self.history[j] += scale * value
-        for j, value in enumerate(other.base_history):
-            self.base_history[j] += scale * value
+    grid: BaseGrid
+    depth: int
+    computed: Sequence[int]  # base nodes of the known outputs, newest first
 
-    def scaled(self, scale: Number) -> _Form:
-        return _Form(scale * self.sample, [scale * b for b in self.history], [scale * d for d in self.base_history])
+    def unit(self, place: int) -> _Form:
+        """The form of one entry."""
+        form: _Form = [0] * (1 + self.depth * (1 if self.grid.conversions is None else 2))
+        form[place] = 1
+        return form
 
-    def minus(self, other: _Form) -> _Form:
-        difference = self.scaled(1)
-        difference.add(other, -1)
-        return difference
+    def history(self, weights: Sequence[Number]) -> _Form:
+        """A combination of cached quantities."""
+        return [0, *weights, *self.unit(0)[1 + len(weights) :]]
 
-    def aged(self) -> _Form:
+    def base_output(self, age: int) -> _Form:
+        """The base output of the call ``age`` calls ago."""
+        return self.unit(1 + age + (0 if self.grid.conversions is None else self.depth))
+
+    def base_outputs(self, weights: Sequence[Number]) -> _Form:
+        """A combination of base outputs."""
+        if self.grid.conversions is None:
+            return self.history(weights)
+        return [0] * (1 + self.depth) + self.history(weights)[1 : 1 + self.depth]
+
+    def aged(self, form: _Form) -> _Form:
         """The same form once a newer output has joined the history."""
-        return _Form(self.sample, [0, *self.history[:-1]], [0, *self.base_history[:-1]])
+        parts = [form[1 : 1 + self.depth], form[1 + self.depth :]]
+        return [form[0], *(entry for part in parts if part for entry in (0, *part[:-1]))]
+
+
+def _add(form: _Form, scale: Number, other: _Form) -> _Form:
+    return [u + scale * v for u, v in zip(form, other, strict=True)]
 
 
 def fold(
@@ -115,28 +127,27 @@ def fold(
     depth = min(len(compute_steps), _depth(grid, order, corrector))
     ends = [*compute_steps[1:], len(grid.steps)]
     rows = []
-    pending = None  # the last window as predicted, to be compared with its correction
+    predicted: _Form = []  # the last window before its correction
     for call, (start, end) in enumerate(zip(compute_steps, ends, strict=True)):
         computed = tuple(reversed(compute_steps[max(0, call + 1 - depth) : call + 1]))
-        used = min(order, call + 1)
-        correction, correcting = _Form.zero(depth), 0
-        if pending is not None and corrector is not None and start - computed[1] > 1:
+        basis = _Basis(grid=grid, depth=depth, computed=computed)
+        correction, correcting = basis.history(()), 0
+        if corrector is not None and call > 0 and start - computed[1] > 1:
             correcting = min(corrector, call + 1)
-            again = _walk(grid, range(computed[1], start), computed, correcting, depth, "extrapolate", newest=1)
-            correction = again.minus(pending.aged())
-            correction.sample = 0
-        window = range(start, end)
-        pending = _walk(grid, window, computed, used, depth, predictor)
-        total = pending.scaled(1)
-        total.add(correction, pending.sample)
-        reach = min(depth, call + 1)
+            corrected = _walk(basis, range(computed[1], start), correcting, "extrapolate", opened_by=1)
+            correction = _add(corrected, -1, basis.aged(predicted))
+            correction[0] = 0  # predictor and corrector share the weight of the sample
+        used = min(order, call + 1)
+        predicted = _walk(basis, range(start, end), used, predictor)
+        total = _add(predicted, predicted[0], correction)
+        known = min(depth, call + 1)
         rows.append(
             Row(
-                sample=total.sample,
-                history=_trim(total.history[:reach]),
-                base_history=_trim(total.base_history[:reach]) if grid.conversions is not None else (),
-                clip=_clip_weight(grid, window),
-                variance=_variance(grid, window),
+                sample=total[0],
+                history=_trim(total[1 : 1 + known]),
+                base_history=_trim(total[1 + depth : 1 + depth + known]) if grid.conversions is not None else (),
+                clip=_clip_weight(grid, range(start, end)),
+                variance=_variance(grid, range(start, end)),
                 order=used,
                 corrector=correcting,
             )
@@ -152,67 +163,42 @@ def _depth(grid: BaseGrid, order: int, corrector: int | None) -> int:
     return max(order + 1, corrector, base_depth + 1)
 
 
-def _walk(
-    grid: BaseGrid,
-    window: range,
-    computed: Sequence[int],
-    used: int,
-    depth: int,
-    predictor: str,
-    newest: int = 0,
-) -> _Form:
-    """Compose the steps of ``window`` with outputs interpolated from the first ``used`` of ``computed``.
+def _walk(basis: _Basis, window: range, used: int, predictor: str, opened_by: int = 0) -> _Form:
+    """Compose the steps of ``window`` with outputs interpolated from the ``used`` newest.
 
-    ``newest`` is the place in ``computed`` (newest first) of the call that opens the window: 0 for a prediction, 1 for
-    the corrector, which also knows the call that follows.
+    ``opened_by`` is the age of the call that opens the window: 0 for a prediction, 1 for the corrector, which also
+    knows the call that follows.
     """
-    nodes = [grid.nodes[i] for i in computed[:used]]
+    grid = basis.grid
+    nodes = [grid.nodes[i] for i in basis.computed[:used]]
+    denominators = lagrange_denominators(nodes)
     held = binomial_weights(used) if predictor == "hold" else None
-    x = _Form.zero(depth)
-    x.sample = 1
+    x = basis.unit(0)
     recent: list[_Form] = []  # base outputs of this window, newest first
     for i in window:
         step = grid.steps[i]
-        q = _Form.zero(depth)
         if i == window.start:
-            q.history[newest] = 1
+            recent.insert(0, basis.base_output(opened_by))
         else:
-            weights = held if held is not None else lagrange_weights(nodes, grid.nodes[i])
-            q.history[: len(weights)] = weights
-        recent.insert(0, _base_output(grid, i, q, x, newest if i == window.start else None))
-        x = x.scaled(step.sample)
+            weights = held or weights_from_denominators(nodes, denominators, grid.nodes[i])
+            quantity = basis.history(weights)
+            if grid.conversions is not None:
+                of_sample, of_quantity = grid.conversions[i]
+                quantity = _add([of_quantity * v for v in quantity], of_sample, x)
+            recent.insert(0, quantity)
+        x = [step.sample * v for v in x]
         for lag, weight in enumerate(step.outputs):
-            if lag < len(recent):
-                x.add(recent[lag], weight)
-            else:
-                x.add(_earlier_output(grid, i - lag, computed, used, depth), weight)
+            output = recent[lag] if lag < len(recent) else _earlier_output(basis, i - lag, nodes, denominators)
+            x = _add(x, weight, output)
         del recent[2:]
     return x
 
 
-def _base_output(grid: BaseGrid, i: int, q: _Form, x: _Form, computed_at: int | None) -> _Form:
-    """The base sampler's output at node ``i`` from the cached quantity ``q`` and the sample ``x`` there."""
-    if grid.conversions is None:
-        return q
-    if computed_at is not None:
-        output = _Form.zero(len(q.history))
-        output.base_history[computed_at] = 1
-        return output
-    of_sample, of_quantity = grid.conversions[i]
-    output = q.scaled(of_quantity)
-    output.add(x, of_sample)
-    return output
-
-
-def _earlier_output(grid: BaseGrid, i: int, computed: Sequence[int], used: int, depth: int) -> _Form:
+def _earlier_output(basis: _Basis, i: int, nodes: Sequence[Number], denominators: Sequence[Number]) -> _Form:
     """Base output at node ``i`` before the window: the computed one, else interpolated with the newest outputs."""
-    output = _Form.zero(depth)
-    target = output.history if grid.conversions is None else output.base_history
-    if i in computed:
-        target[computed.index(i)] = 1
-    else:
-        target[:used] = lagrange_weights([grid.nodes[m] for m in computed[:used]], grid.nodes[i])
-    return output
+    if i in basis.computed:
+        return basis.base_output(basis.computed.index(i))
+    return basis.base_outputs(weights_from_denominators(nodes, denominators, basis.grid.nodes[i]))
 
 
 def _clip_weight(grid: BaseGrid, window: range) -> Number:

@@ -43,16 +43,37 @@ def lagrange_weights(nodes: Sequence[Number], point: Number) -> tuple[Number, ..
     Raises:
         ValueError: If there is no node or two are equal.
     """
+    return weights_from_denominators(nodes, lagrange_denominators(nodes), point)
+
+
+def lagrange_denominators(nodes: Sequence[Number]) -> tuple[Number, ...]:
+    r"""``\prod_{m \ne j} (x_j - x_m)``, the part of `lagrange_weights` that does not depend on the point.
+
+    Raises:
+        ValueError: If there is no node or two are equal.
+    """
     check_nodes(nodes)
-    weights = []
+    denominators = []
     for j, node in enumerate(nodes):
+        denominator = 1 + 0 * node
+        for m, other in enumerate(nodes):
+            if m != j:
+                denominator = denominator * (node - other)
+        denominators.append(denominator)
+    return tuple(denominators)
+
+
+def weights_from_denominators(
+    nodes: Sequence[Number], denominators: Sequence[Number], point: Number
+) -> tuple[Number, ...]:
+    """`lagrange_weights` at one of several points, with the denominators at hand."""
+    weights = []
+    for j, denominator in enumerate(denominators):
         numerator: Number = 1
-        denominator: Number = 1
         for m, other in enumerate(nodes):
             if m != j:
                 numerator = numerator * (point - other)
-                denominator = denominator * (node - other)
-        weights.append(numerator / denominator if len(nodes) > 1 else 1 + 0 * node)
+        weights.append(numerator / denominator)
     return tuple(weights)
 
 

@@ -285,11 +285,12 @@ class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
         """Check, observe, combine, record, advance."""
         run, call = self._locate(timestep)
         run.check_shapes(model_output, sample)
-        observed = self._observe(run, model_output, sample)
+        precise = sample.to(torch.promote_types(sample.dtype, torch.float32))
+        observed = self._observe(run, model_output, precise)
         noise = None if draw_noise is None else draw_noise()
-        prev_sample = run.advance(observed, model_output, sample, noise)
+        prev_sample = run.advance(observed, model_output, precise, noise)
         self._run, self._step_index = run, call + 1
-        return prev_sample, observed
+        return prev_sample.to(sample.dtype), observed
 
     def _locate(self, timestep: Any) -> tuple[CachedRun, int]:
         """The run and the index of this call: a fresh run where it does not start at the first call."""
@@ -316,7 +317,7 @@ class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
         return index
 
     def _observe(self, run: CachedRun, model_output: torch.Tensor, sample: torch.Tensor) -> Observed:
-        """The cached quantity of this call."""
+        """The cached quantity of this call; ``sample`` comes in float32 or better."""
         of_sample, of_output = run.conversions[run.next_call - run.first_call]
         return Observed(quantity=linear(of_sample, sample, of_output, model_output))
 

@@ -7,19 +7,16 @@ from collections.abc import Iterable
 import torch
 
 
-def weighted_sum(
-    weight: float, first: torch.Tensor, terms: Iterable[tuple[float, torch.Tensor]], dtype: torch.dtype
-) -> torch.Tensor:
-    """``weight * first + sum_j w_j tensor_j`` in a new tensor of ``dtype`` (float32 or better)."""
-    total = first * weight if first.dtype == dtype else first.to(dtype).mul_(weight)
+def weighted_sum(weight: float, first: torch.Tensor, terms: Iterable[tuple[float, torch.Tensor]]) -> torch.Tensor:
+    """``weight * first + sum_j w_j tensor_j`` in a new tensor of the dtype of ``first`` (float32 or better)."""
+    total = first * weight
     for term_weight, tensor in terms:
         total.add_(tensor, alpha=term_weight)
     return total
 
 
 def linear(of_sample: float, sample: torch.Tensor, of_output: float, output: torch.Tensor) -> torch.Tensor:
-    """``of_sample * sample + of_output * output`` in float32 or better; a plain copy where nothing is converted."""
-    dtype = torch.promote_types(sample.dtype, torch.float32)
+    """``of_sample * sample + of_output * output``, owned; a plain copy of ``output`` where nothing is converted."""
     if of_sample == 0:
-        return output.clone() if of_output == 1 else weighted_sum(of_output, output, (), dtype)
-    return weighted_sum(of_sample, sample, [(of_output, output)], dtype)
+        return output.clone() if of_output == 1 else output.to(sample.dtype) * of_output
+    return weighted_sum(of_sample, sample, [(of_output, output)])

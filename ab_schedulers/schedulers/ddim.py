@@ -209,26 +209,27 @@ class ABCacheDDIMScheduler(ABCacheScheduler, DDIMScheduler, target="ddim"):
             )
             return noise
 
-        call_sample, observed = self._advance(model_output, timestep, sample, draw if eta > 0 else None)
-        clean = observed.clean
-        assert clean is not None
+        prev_sample, observed = self._advance(model_output, timestep, sample, draw if eta > 0 else None)
+        assert observed.clean is not None
+        clean = observed.clean.to(sample.dtype, copy=observed.clean is observed.quantity)
         if not return_dict:
-            return call_sample, clean
-        return DDIMSchedulerOutput(prev_sample=call_sample, pred_original_sample=clean)
+            return prev_sample, clean
+        return DDIMSchedulerOutput(prev_sample=prev_sample, pred_original_sample=clean)
 
     def _observe(self, run: CachedRun, model_output: torch.Tensor, sample: torch.Tensor) -> Observed:
         plan, grid = self._require_grid()
         i = plan.compute_steps[run.next_call]
-        clean = linear(*_interleave(self._conversion(i, self._prediction, "sample"), sample, model_output))
+        of_sample, of_output = self._conversion(i, self._prediction, "sample")
+        clean = linear(of_sample, sample, of_output, model_output)
         bounded = self._bound(clean)
         if bounded is not None and self._use_clipped_model_output:
-            pair = convert_quantity("sample", run.quantity, grid.alphas[i], grid.sigmas[i])
-            quantity = linear(*_interleave(pair, sample, bounded))
-            return Observed(quantity=quantity, clean=bounded.to(sample.dtype))
-        quantity = super()._observe(run, model_output, sample).quantity
+            of_sample, of_output = convert_quantity("sample", run.quantity, grid.alphas[i], grid.sigmas[i])
+            quantity = linear(of_sample, sample, of_output, bounded)
+            return Observed(quantity=quantity, clean=bounded)
+        quantity = clean if run.quantity == "sample" else super()._observe(run, model_output, sample).quantity
         if bounded is None:
-            return Observed(quantity=quantity, clean=clean.to(sample.dtype))
-        return Observed(quantity=quantity, residual=bounded - clean, clean=bounded.to(sample.dtype))
+            return Observed(quantity=quantity, clean=clean)
+        return Observed(quantity=quantity, residual=bounded - clean, clean=bounded)
 
     def _bound(self, clean: torch.Tensor) -> torch.Tensor | None:
         """The clipped or thresholded clean sample; None where the config asks for neither."""
@@ -238,9 +239,3 @@ class ABCacheDDIMScheduler(ABCacheScheduler, DDIMScheduler, target="ddim"):
         if self.config.clip_sample:
             return clean.clamp(-self.config.clip_sample_range, self.config.clip_sample_range)
         return None
-
-
-def _interleave(
-    pair: tuple[float, float], sample: torch.Tensor, output: torch.Tensor
-) -> tuple[float, torch.Tensor, float, torch.Tensor]:
-    return pair[0], sample, pair[1], output

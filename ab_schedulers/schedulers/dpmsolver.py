@@ -213,29 +213,29 @@ class ABCacheDPMSolverMultistepScheduler(ABCacheScheduler, DPMSolverMultistepSch
 
     def _base_steps(self, grid: NoiseGrid, first: int, quantity: str) -> tuple[BaseStep, ...]:
         lambdas = grid.lambdas()
+        algorithm_type, solver_type = self._algorithm_type, self._solver_type
         steps = []
-        for i in range(len(grid.timesteps)):
-            order = self._solver_order(i, len(grid.timesteps), i - first)
+        for i, order in enumerate(self._solver_orders(len(grid.timesteps), first)):
             ends = (grid.alphas[i], grid.alphas[i + 1]), (grid.sigmas[i], grid.sigmas[i + 1])
             if ends[0][0] * ends[1][1] == ends[0][1] * ends[1][0]:  # a last step that stands still
                 steps.append(BaseStep(sample=1.0, outputs=(0.0,)))
                 continue
             spans = [lambdas[i + 1], *(lambdas[i - lag] for lag in range(order))]
             steps.append(
-                dpmsolver_step(
-                    *ends, spans, order=order, algorithm_type=self._algorithm_type, solver_type=self._solver_type
-                )
+                dpmsolver_step(*ends, spans, order=order, algorithm_type=algorithm_type, solver_type=solver_type)
             )
         return tuple(steps)
 
-    def _solver_order(self, i: int, num_steps: int, taken: int) -> int:
-        """Diffusers' choice of order at base step ``i``, after ``taken`` steps of this run."""
-        config = self.config
+    def _solver_orders(self, num_steps: int, first: int) -> list[int]:
+        """Diffusers' choice of order at every base step of a run that starts at step ``first``."""
+        config, top = self.config, int(self.config.solver_order)
         few = config.lower_order_final and num_steps < 15
-        if i == num_steps - 1 and (config.euler_at_final or few or config.final_sigmas_type == "zero"):
-            return 1
-        order = 2 if i == num_steps - 2 and few else 3
-        return max(1, min(order, int(config.solver_order), taken + 1))
+        orders = [max(1, min(top, i - first + 1)) for i in range(num_steps)]
+        if few and num_steps > 1:
+            orders[-2] = min(orders[-2], 2)
+        if config.euler_at_final or few or config.final_sigmas_type == "zero":
+            orders[-1] = 1
+        return orders
 
     def step(
         self,

@@ -98,7 +98,14 @@ class CachedRun:
     def advance(
         self, observed: Observed, model_output: torch.Tensor, sample: torch.Tensor, noise: torch.Tensor | None
     ) -> torch.Tensor:
-        r"""``a sample + \sum_j b_j history_j`` with the new output in front; records it if the result is finite."""
+        r"""``a sample + \sum_j b_j history_j`` with the new output in front; records it if the result is finite.
+
+        Args:
+            observed: What this call leaves.
+            model_output: The model's output, to name the culprit of a value that is not finite.
+            sample: The sample in float32 or better.
+            noise: Standard normal noise of the window, or None.
+        """
         row = self.rows[self.next_call - self.first_call]
         history = [observed.quantity, *self.history]
         terms = list(zip(row.history, history, strict=False))
@@ -110,10 +117,10 @@ class CachedRun:
             terms.append((row.clip, observed.residual))
         if noise is not None:
             terms.append((math.sqrt(row.variance), noise))
-        total = weighted_sum(row.sample, sample, terms, torch.promote_types(sample.dtype, torch.float32))
+        total = weighted_sum(row.sample, sample, terms)
         self._check_finite(total, model_output, sample)
         self._record(history, base_history)
-        return total.to(sample.dtype)
+        return total
 
     def _check_finite(self, total: torch.Tensor, model_output: torch.Tensor, sample: torch.Tensor) -> None:
         """One reduction a call; on accelerators it is read after the last call, where the host waits anyway."""
