@@ -121,7 +121,8 @@ def _write_pictures(out: Path, subject: Any, finished: Sequence[DemoRow], rows: 
     names = [str(name) for name in subject.class_names[:shown]]
     write_image_grid(out / f"{subject.name}.png", f"{subject.name}: same noise, one class per column", labelled, names)
     cached = [(row.label, raster_codes(row.scheduler, row.num_inference_steps)) for row in (rows[0], *rows[2:])]
-    title = f"{subject.name}: which of the {rows[0].num_inference_steps} base steps call the model"
+    steps = rows[0].num_inference_steps
+    title = f"{subject.name}: which of the {steps} base steps call the model; the others are predicted"
     write_plan_raster(out / f"{subject.name}_plans.png", title, cached)
 
 

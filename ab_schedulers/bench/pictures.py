@@ -70,7 +70,7 @@ def write_plan_raster(path: Path, title: str, rows: Sequence[tuple[str, Sequence
     if codes.max() >= len(palette):
         raise ValueError(f"the raster has colours for up to {len(_PREDICTED)} outputs; received {codes.max()}")
     columns = codes.shape[1]
-    height = 1.35 + 0.3 * len(rows)
+    height = 1.15 + 0.3 * len(rows)
     figure = _figure(10.5, height)
     axes = figure.add_axes((0.2, 0.42 / height, 0.78, 0.3 * len(rows) / height))
     axes.pcolormesh(

@@ -21,10 +21,10 @@ from ab_schedulers.bench.sampling import sample, seeded_noise
 from ab_schedulers.bench.tables import markdown_table, text_table
 from ab_schedulers.models import load, load_classifier, reference_statistics
 
-_BATCH = 250
+_BATCH = 100
 _FIRST_SEED = 10_000
 Key = tuple[str, str, int, str]
-_HEADERS = ("model", "method", "calls", "Fréchet", "minus base", "std. error", "percent", "accuracy")
+_HEADERS = ("model", "method", "calls", "sets", "Fréchet", "minus base", "std. error", "percent", "accuracy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,31 +96,31 @@ def summary(scores: Sequence[Score]) -> list[list[str]]:
         for score in scores:
             if score.model == model:
                 by_method.setdefault(score.method, {})[score.seed] = score
-        shared = sorted(set.intersection(*[set(of_seed) for of_seed in by_method.values()]))
-        reference = [next(iter(by_method.values()))[seed].frechet for seed in shared]
-        for method, of_seed in by_method.items():
-            rows.append([model, method, *_numbers([of_seed[seed] for seed in shared], reference)])
+        first = next(iter(by_method.values()))
+        for method, by_seed in by_method.items():
+            seeds = sorted(set(by_seed) & set(first))
+            reference = None if by_seed is first else [first[seed] for seed in seeds]
+            rows.append([model, method, *_numbers([by_seed[seed] for seed in seeds], reference)])
     return rows
 
 
-def _numbers(scores: Sequence[Score], reference: Sequence[float]) -> list[str]:
-    if not scores:
-        return ["", "", "", "", "", ""]
+def _numbers(scores: Sequence[Score], reference: Sequence[Score] | None) -> list[str]:
+    count = len(scores)
+    accuracy = f"{100 * sum(score.accuracy for score in scores) / count:.1f} %"
     distances = [score.frechet for score in scores]
-    accuracy = sum(score.accuracy for score in scores) / len(scores)
-    cells = [str(scores[0].model_calls), f"{sum(distances) / len(distances):.3f}"]
-    if distances == list(reference):
-        return [*cells, "", "", "", f"{100 * accuracy:.1f} %"]
-    difference = paired_difference(distances, reference)
-    percent = 100 * difference.mean * len(reference) / sum(reference)
-    cells += [f"{difference.mean:+.3f}", f"{difference.standard_error:.3f}", f"{percent:+.1f} %"]
-    return [*cells, f"{100 * accuracy:.1f} %"]
+    cells = [str(scores[0].model_calls), str(count), f"{sum(distances) / count:.3f}"]
+    if reference is None:
+        return [*cells, "", "", "", accuracy]
+    reference_distances = [score.frechet for score in reference]
+    difference = paired_difference(distances, reference_distances)
+    percent = 100 * difference.mean * count / sum(reference_distances)
+    return [*cells, f"{difference.mean:+.3f}", f"{difference.standard_error:.3f}", f"{percent:+.1f} %", accuracy]
 
 
 def quality(
     *, models: Sequence[str], seed_sets: int, samples: int, calls: int = 17, interval: int = 3, out: Path
 ) -> str:
-    """Measure what is missing in `out/quality.json`, and return the table as text.
+    """Measure what is missing in `out/quality_MODEL.json`, and return the table as text.
 
     A result counts as missing when weights or scheduler options have changed since it was written.
 
@@ -130,43 +130,52 @@ def quality(
         samples: samples per set.
         calls: model calls of the cached methods.
         interval: base steps per call; the base takes `calls * interval` steps.
-        out: folder of `quality.json` (read to resume, written after every set) and `quality.md`.
+        out: folder of `quality_MODEL.json` (read to resume, written after every set) and `quality.md`.
 
     Raises:
         ValueError: results in `out` that belong to another number of samples or calls.
     """
-    path = out / "quality.json"
     settings = {"samples": samples, "calls": calls, "interval": interval}
-    scores = _earlier_scores(path, settings)
     tasks = _tasks(models, seed_sets, calls, interval)
-    missing = [task for task in tasks if task.key not in scores]
+    scores = {model: _earlier_scores(_path(out, model), settings) for model in models}
+    missing = [task for task in tasks if task.key not in scores[task.subject.name]]
     tqdm = import_extra("tqdm", "the progress bar").tqdm
     classifier = load_classifier()
     total = sum(task.contender.num_inference_steps for task in missing) * -(-samples // _BATCH)
     with tqdm(total=total, unit="call", desc="quality", dynamic_ncols=True) as progress:
         for task in missing:
-            progress.set_postfix_str(f"{task.subject.name}, {task.contender.label}, seed {task.seed}", refresh=False)
-            scores[task.key] = measure(task, samples=samples, classifier=classifier, progress=progress)
-            entries = [asdict(score) for score in scores.values()]
-            write_json(path, {"settings": settings, "environment": environment(), "scores": entries})
-    rows = summary([scores[task.key] for task in tasks])
+            model = task.subject.name
+            progress.set_postfix_str(f"{model}, {task.contender.label}, seed {task.seed}", refresh=False)
+            scores[model][task.key] = measure(task, samples=samples, classifier=classifier, progress=progress)
+            entries = [asdict(score) for score in scores[model].values()]
+            content = {"settings": settings, "environment": environment(), "scores": entries}
+            write_json(_path(out, model), content)
+    rows = summary([scores[task.subject.name][task.key] for task in tasks])
     (out / "quality.md").write_text(markdown_table(_HEADERS, rows, left=2) + "\n", encoding="utf-8")
-    legend = f"{seed_sets} seed sets of {samples} samples, 64 classifier features, against the training images."
-    return f"{text_table(_HEADERS, rows, left=2)}\n\n{legend}\nResults: {path}"
+    legend = f"Sets of {samples} samples, 64 classifier features, against the training images."
+    return f"{text_table(_HEADERS, rows, left=2)}\n\n{legend}\nResults: {out}/"
+
+
+def _path(out: Path, model: str) -> Path:
+    return out / f"quality_{model}.json"
 
 
 def _tasks(models: Sequence[str], seed_sets: int, calls: int, interval: int) -> list[Task]:
-    """Seed sets outermost, so that an interrupted run has whole pairs of every model."""
-    sides = []
+    """Seed sets outermost, so that an interrupted run has whole pairs; plain reuse, which decides nothing, last."""
+    pairs, reuses = [], []
     for model in models:
         subject = load(model)
         stock = subject.scheduler
-        contenders = [base(stock, calls * interval), *[cached(stock, m, calls, interval) for m in (DEFAULTS, REUSE)]]
-        sides += [(subject, contender, _fingerprint(subject, contender)) for contender in contenders]
+        sides = [base(stock, calls * interval), *[cached(stock, m, calls, interval) for m in (DEFAULTS, REUSE)]]
+        marked = [(subject, side, _fingerprint(subject, side)) for side in sides]
+        pairs += marked[:2]
+        reuses += marked[2:]
+    seeds = range(_FIRST_SEED, _FIRST_SEED + seed_sets)
     return [
-        Task(subject=subject, contender=contender, seed=_FIRST_SEED + i, fingerprint=mark)
-        for i in range(seed_sets)
-        for subject, contender, mark in sides
+        Task(subject=subject, contender=contender, seed=seed, fingerprint=mark)
+        for group in (pairs, reuses)
+        for seed in seeds
+        for subject, contender, mark in group
     ]
 
 

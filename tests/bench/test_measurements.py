@@ -88,8 +88,8 @@ def _scores(distances: dict[str, list[float]]) -> list[Score]:
 
 def test_quality_summary_pairs_by_seed() -> None:
     rows = summary(_scores({"base, 51 steps": [10.0, 20.0], "defaults": [11.0, 21.0]}))
-    assert rows[0] == ["m", "base, 51 steps", "17", "15.000", "", "", "", "50.0 %"]
-    assert rows[1] == ["m", "defaults", "17", "16.000", "+1.000", "0.000", "+6.7 %", "50.0 %"]
+    assert rows[0] == ["m", "base, 51 steps", "17", "2", "15.000", "", "", "", "50.0 %"]
+    assert rows[1] == ["m", "defaults", "17", "2", "16.000", "+1.000", "0.000", "+6.7 %", "50.0 %"]
 
 
 def test_quality_resumes_and_measures_again_what_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,6 +116,8 @@ def test_quality_resumes_and_measures_again_what_changed(tmp_path: Path, monkeyp
     options: dict[str, Any] = {"models": ["m"], "samples": 4, "out": tmp_path}
     quality_module.quality(seed_sets=1, **options)
     assert measured == ["base, 51 steps", DEFAULTS.label, REUSE.label]
+    quality_module.quality(seed_sets=2, **options)
+    assert len(measured) == 6
     quality_module.quality(seed_sets=2, **options)
     assert len(measured) == 6
     torch.nn.init.zeros_(subject.model.weight)
