@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from .interpolation import Number
 
 QUANTITIES = ("epsilon", "sample", "velocity")
+ALGORITHM_TYPES = ("dpmsolver++", "dpmsolver", "sde-dpmsolver++", "sde-dpmsolver")
+SOLVER_TYPES = ("midpoint", "heun")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +87,9 @@ def convert_quantity(
         noise_scale: If given, the implied noise is multiplied by it first, ``epsilon -> b epsilon``, and the clean
             sample follows as ``x_0 = (x - sigma b epsilon) / alpha`` (noise scaling of EB-Cache, arXiv:2503.07120).
     """
+    for name, quantity in (("source", source), ("target", target)):
+        if quantity not in QUANTITIES:
+            raise ValueError(f"`{name}` must be one of {list(QUANTITIES)}, received {quantity!r}; choose one of them.")
     zero, one = 0 * alpha, 1 + 0 * alpha
     if noise_scale is None and source == target:
         return zero, one
@@ -98,13 +103,11 @@ def convert_quantity(
         return epsilon
     if target == "sample":
         return clean
-    if target == "velocity":
-        noise_part, clean_part = (one, one) if flow else (alpha, sigma)
-        return (
-            noise_part * epsilon[0] - clean_part * clean[0],
-            noise_part * epsilon[1] - clean_part * clean[1],
-        )
-    raise ValueError(f"`target` must be one of {list(QUANTITIES)}, received {target!r}; choose one of them.")
+    noise_part, clean_part = (one, one) if flow else (alpha, sigma)
+    return (
+        noise_part * epsilon[0] - clean_part * clean[0],
+        noise_part * epsilon[1] - clean_part * clean[1],
+    )
 
 
 def ddim_step(start: QuantityMap, alpha_next: Number, direction: Number, variance: Number = 0) -> BaseStep:
@@ -156,7 +159,11 @@ def dpmsolver_step(
 
     Returns:
         The step in the sampler's own outputs: x_0 for the ``++`` types, epsilon for the others.
+
+    Raises:
+        ValueError: For an unknown order, algorithm or solver type, or ``"sde-dpmsolver"`` of order 3.
     """
+    _check_solver(order, algorithm_type, solver_type)
     (alpha, alpha_next), (sigma, sigma_next) = alphas, sigmas
     stochastic = algorithm_type.startswith("sde-")
     spans = [lambdas[i] - lambdas[i + 1] for i in range(order)]
@@ -176,6 +183,21 @@ def dpmsolver_step(
         variance = sigma_next * sigma_next * (growth * growth - 1)
         return BaseStep(sample=alpha_next / alpha, outputs=tuple(2 * b for b in outputs), variance=variance)
     return BaseStep(sample=alpha_next / alpha, outputs=outputs)
+
+
+def _check_solver(order: int, algorithm_type: str, solver_type: str) -> None:
+    for name, value, choices in (
+        ("order", order, (1, 2, 3)),
+        ("algorithm_type", algorithm_type, ALGORITHM_TYPES),
+        ("solver_type", solver_type, SOLVER_TYPES),
+    ):
+        if value not in choices:
+            raise ValueError(f"`{name}` must be one of {list(choices)}, received {value!r}; choose one of them.")
+    if order == 3 and algorithm_type == "sde-dpmsolver":
+        raise ValueError(
+            '`algorithm_type="sde-dpmsolver"` has no third-order update, received order 3; use order 2 or '
+            '"sde-dpmsolver++".'
+        )
 
 
 def _exponential_outputs(

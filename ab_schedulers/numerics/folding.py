@@ -61,42 +61,62 @@ class Row:
 
 
 # A linear form: weights of the sample, of the cached quantities and (where they differ) of the base outputs, newest
-# first, in one list [sample, history..., base_history...].
+# first, of the clip residual and of the window's noises: [sample, history..., base_history..., clip, noises...].
 _Form: TypeAlias = list[Number]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Basis:
-    """Where the outputs known at one call stand in a form."""
+    """Where the sample, the outputs known at one call, the clip residual and the noises stand in a form."""
 
     grid: BaseGrid
     depth: int
     computed: Sequence[int]  # base nodes of the known outputs, newest first
+    noises: int  # independent noises of the call's window
+
+    @property
+    def clip(self) -> int:
+        """Place of the clip residual; the noises follow it."""
+        return 1 + self.depth * (1 if self.grid.conversions is None else 2)
+
+    def zero(self) -> _Form:
+        """The empty form."""
+        return [0] * (self.clip + 1 + self.noises)
 
     def unit(self, place: int) -> _Form:
         """The form of one entry."""
-        form: _Form = [0] * (1 + self.depth * (1 if self.grid.conversions is None else 2))
+        form = self.zero()
         form[place] = 1
         return form
 
-    def history(self, weights: Sequence[Number]) -> _Form:
-        """A combination of cached quantities."""
-        return [0, *weights, *self.unit(0)[1 + len(weights) :]]
-
     def base_output(self, age: int) -> _Form:
         """The base output of the call ``age`` calls ago."""
-        return self.unit(1 + age + (0 if self.grid.conversions is None else self.depth))
+        return self.unit(self._base_start + age)
+
+    def history(self, weights: Sequence[Number]) -> _Form:
+        """A combination of cached quantities."""
+        return self._combination(1, weights)
 
     def base_outputs(self, weights: Sequence[Number]) -> _Form:
         """A combination of base outputs."""
-        if self.grid.conversions is None:
-            return self.history(weights)
-        return [0] * (1 + self.depth) + self.history(weights)[1 : 1 + self.depth]
+        return self._combination(self._base_start, weights)
 
     def aged(self, form: _Form) -> _Form:
-        """The same form once a newer output has joined the history."""
-        parts = [form[1 : 1 + self.depth], form[1 + self.depth :]]
-        return [form[0], *(entry for part in parts if part for entry in (0, *part[:-1]))]
+        """The same form once a newer output has joined the history; clip and noises are spent."""
+        aged = self.zero()
+        aged[0] = form[0]
+        for start in range(1, self.clip, self.depth):
+            aged[start + 1 : start + self.depth] = form[start : start + self.depth - 1]
+        return aged
+
+    @property
+    def _base_start(self) -> int:
+        return 1 if self.grid.conversions is None else 1 + self.depth
+
+    def _combination(self, start: int, weights: Sequence[Number]) -> _Form:
+        form = self.zero()
+        form[start : start + len(weights)] = weights
+        return form
 
 
 def _add(form: _Form, scale: Number, other: _Form) -> _Form:
@@ -126,19 +146,21 @@ def fold(
     """
     depth = min(len(compute_steps), _depth(grid, order, corrector))
     ends = [*compute_steps[1:], len(grid.steps)]
+    stochastic = any(step.variance != 0 for step in grid.steps)
     rows = []
     predicted: _Form = []  # the last window before its correction
     for call, (start, end) in enumerate(zip(compute_steps, ends, strict=True)):
         computed = tuple(reversed(compute_steps[max(0, call + 1 - depth) : call + 1]))
-        basis = _Basis(grid=grid, depth=depth, computed=computed)
-        correction, correcting = basis.history(()), 0
+        window = range(start, end)
+        basis = _Basis(grid=grid, depth=depth, computed=computed, noises=len(window) if stochastic else 0)
+        correction, correcting = basis.zero(), 0
         if corrector is not None and call > 0 and start - computed[1] > 1:
             correcting = min(corrector, call + 1)
             corrected = _walk(basis, range(computed[1], start), correcting, "extrapolate", opened_by=1)
             correction = _add(corrected, -1, basis.aged(predicted))
-            correction[0] = 0  # predictor and corrector share the weight of the sample
+            correction[0] = correction[basis.clip] = 0  # predictor and corrector share sample and clip residual
         used = min(order, call + 1)
-        predicted = _walk(basis, range(start, end), used, predictor)
+        predicted = _walk(basis, window, used, predictor)
         total = _add(predicted, predicted[0], correction)
         known = min(depth, call + 1)
         rows.append(
@@ -146,8 +168,11 @@ def fold(
                 sample=total[0],
                 history=_trim(total[1 : 1 + known]),
                 base_history=_trim(total[1 + depth : 1 + depth + known]) if grid.conversions is not None else (),
-                clip=_clip_weight(grid, range(start, end)),
-                variance=_variance(grid, range(start, end)),
+                clip=total[basis.clip],
+                variance=sum(
+                    weight * weight * grid.steps[i].variance
+                    for i, weight in zip(window, total[basis.clip + 1 :], strict=False)
+                ),
                 order=used,
                 corrector=correcting,
             )
@@ -187,6 +212,10 @@ def _walk(basis: _Basis, window: range, used: int, predictor: str, opened_by: in
                 quantity = _add([of_quantity * v for v in quantity], of_sample, x)
             recent.insert(0, quantity)
         x = [step.sample * v for v in x]
+        if i == window.start:
+            x[basis.clip] = step.clip
+        if basis.noises:
+            x[basis.clip + 1 + i - window.start] = 1
         for lag, weight in enumerate(step.outputs):
             output = recent[lag] if lag < len(recent) else _earlier_output(basis, i - lag, nodes, denominators)
             x = _add(x, weight, output)
@@ -199,23 +228,6 @@ def _earlier_output(basis: _Basis, i: int, nodes: Sequence[Number], denominators
     if i in basis.computed:
         return basis.base_output(basis.computed.index(i))
     return basis.base_outputs(weights_from_denominators(nodes, denominators, basis.grid.nodes[i]))
-
-
-def _clip_weight(grid: BaseGrid, window: range) -> Number:
-    """Weight at the end of the window of a residual added to the clean sample of its first step."""
-    weight = grid.steps[window.start].clip
-    for i in window[1:]:
-        weight = grid.steps[i].sample * weight
-    return weight
-
-
-def _variance(grid: BaseGrid, window: range) -> Number:
-    """Variance at the end of the window of the independent noises of its steps."""
-    variance: Number = 0
-    for i in window:
-        step = grid.steps[i]
-        variance = step.sample * step.sample * variance + step.variance
-    return variance
 
 
 def _trim(weights: Sequence[Number]) -> tuple[Number, ...]:

@@ -74,7 +74,7 @@ class CachePlan:
                 ``w + (n - w) T`` base steps.
             warmup_calls: Calls ``w`` that walk one base step each, at most ``n``.
             num_base_steps: Total number of base steps instead of what ``cache_interval`` gives. The calls after
-                the warm-up then share the rest as evenly as possible, the longer windows first.
+                the warm-up then share the rest as evenly as possible (windows differ by one step at most).
 
         Raises:
             TypeError: If an argument is no integer.

@@ -175,10 +175,11 @@ class ABCacheDPMSolverMultistepScheduler(ABCacheScheduler, DPMSolverMultistepSch
             # stock's trailing grid has a stray entry -1 for some numbers of steps
             self.timesteps, self.sigmas = self.timesteps[:steps], torch.cat([self.sigmas[:steps], self.sigmas[-1:]])
         flow = self.config.use_flow_sigmas
-        if self.config.prediction_type == "flow_prediction" and not flow:
+        velocity = {True: "flow_prediction", False: "v_prediction"}
+        if self.config.prediction_type == velocity[not flow]:
             raise ValueError(
-                '`prediction_type="flow_prediction"` needs `use_flow_sigmas=True`, received False; set it, or use '
-                "another prediction type."
+                f'`prediction_type="{self.config.prediction_type}"` has no meaning with use_flow_sigmas={flow}; set '
+                f'use_flow_sigmas={not flow}, or use prediction_type="{velocity[flow]}".'
             )
         ratios = self.sigmas.tolist()
         alphas = [1 - s if flow else 1 / (1 + s * s) ** 0.5 for s in ratios]
