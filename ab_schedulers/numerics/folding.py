@@ -13,7 +13,7 @@ joins the next row (PEC mode: predict, evaluate, correct).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from .base_steps import BaseStep
@@ -156,9 +156,7 @@ def fold(
         correction, correcting = basis.zero(), 0
         if corrector is not None and call > 0 and start - computed[1] > 1:
             correcting = min(corrector, call + 1)
-            corrected = _walk(basis, range(computed[1], start), correcting, "extrapolate", opened_by=1)
-            correction = _add(corrected, -1, basis.aged(predicted))
-            correction[0] = correction[basis.clip] = 0  # predictor and corrector share sample and clip residual
+            correction = _correction(basis, predicted, range(computed[1], start), correcting)
         used = min(order, call + 1)
         predicted = _walk(basis, window, used, predictor)
         total = _add(predicted, predicted[0], correction)
@@ -178,6 +176,19 @@ def fold(
             )
         )
     return tuple(rows)
+
+
+def _correction(basis: _Basis, predicted: _Form, window: range, used: int) -> _Form:
+    """What the last window gains when it is integrated again with the newest output.
+
+    Predictor and corrector share the weights of the sample, of the clip residual and of the noises, so the difference
+    is one of outputs alone.
+    """
+    outputs = replace(basis, noises=0)
+    corrected = _walk(outputs, window, used, "extrapolate", opened_by=1)
+    correction = basis.zero()
+    correction[1 : basis.clip] = _add(corrected, -1, outputs.aged(predicted))[1 : basis.clip]
+    return correction
 
 
 def _depth(grid: BaseGrid, order: int, corrector: int | None) -> int:
