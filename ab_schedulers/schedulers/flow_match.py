@@ -71,7 +71,7 @@ class ABCacheFlowMatchEulerScheduler(ABCacheScheduler, FlowMatchEulerDiscreteSch
         time_shift_type: str = "exponential",
         stochastic_sampling: bool = False,
         cache_interval: int = 3,
-        cache_order: int = 3,
+        cache_order: int = 2,
         cache_predictor: str = "extrapolate",
         cache_variable: str = "timestep",
         cache_quantity: str | None = None,
