@@ -117,8 +117,9 @@ def test_unknown_quantities_are_refused_with_the_choices() -> None:
         quantity_map("x", half, half)
     with pytest.raises(ValueError, match=r"`target` must be one of .* received 'v_prediction'"):
         convert_quantity("epsilon", "v_prediction", half, half)
-    with pytest.raises(ValueError, match=r"must be one of .* received 'noise'"):
-        convert_quantity("noise", "epsilon", half, half)
+    for target in ("epsilon", "noise"):
+        with pytest.raises(ValueError, match=r"`source` must be one of .* received 'noise'"):
+            convert_quantity("noise", target, half, half)
 
 
 @pytest.mark.parametrize(("quantity", "alpha", "sigma"), [("epsilon", 0.0, 1.0), ("sample", 1.0, 0.0)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 from itertools import pairwise
+from typing import Any
 
 import mpmath
 import numpy as np
@@ -162,8 +163,9 @@ def test_constant_outputs_are_reproduced(
     assert sent("dpmsolver++", alpha) == alpha_next
     assert sent("sde-dpmsolver++", alpha) == alpha_next
     assert sent("dpmsolver", sigma) == sigma_next
-    growth = alpha_next * sigma / (alpha * sigma_next)
-    assert sent("sde-dpmsolver", sigma) == sigma_next * (2 - growth)
+    if order < 3:
+        growth = alpha_next * sigma / (alpha * sigma_next)
+        assert sent("sde-dpmsolver", sigma) == sigma_next * (2 - growth)
 
 
 @settings(max_examples=40)
@@ -280,3 +282,18 @@ def test_an_infinite_first_log_snr_is_harmless_at_order_one() -> None:
     """The last step to ``sigma = 0`` returns the clean sample."""
     step = dpmsolver_step((0.8, 1.0), (0.6, 0.0), [math.inf, math.log(0.8 / 0.6)], order=1)
     assert (step.sample, step.outputs) == (0.0, (1.0,))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"order": 0}, r"`order` must be one of \[1, 2, 3\], received 0; choose"),
+        ({"order": 4}, r"`order` must be one of \[1, 2, 3\], received 4; choose"),
+        ({"order": 1, "algorithm_type": "deis"}, r"`algorithm_type` must be one of .* received 'deis'; choose"),
+        ({"order": 2, "solver_type": "bh2"}, r"`solver_type` must be one of .* received 'bh2'; choose"),
+        ({"order": 3, "algorithm_type": "sde-dpmsolver"}, r"no third-order update, received order 3; use order 2"),
+    ],
+)
+def test_updates_that_do_not_exist_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dpmsolver_step((0.6, 0.8), (0.8, 0.6), [0.3, -0.3, -1.0, -2.0], **options)
