@@ -75,7 +75,7 @@ class ABCacheFlowMatchEulerScheduler(ABCacheScheduler, FlowMatchEulerDiscreteSch
         cache_predictor: str = "extrapolate",
         cache_variable: str = "timestep",
         cache_quantity: str | None = None,
-        cache_corrector: int | None = 2,
+        cache_corrector: int | None = 3,
         warmup_calls: int = 0,
         num_base_steps: int | None = None,
         compute_steps: list[int] | None = None,
