@@ -128,10 +128,11 @@ def _positive(value: Any, key: str) -> float:
 def _table(times: Any, values: Any) -> Callable[[float], float]:
     if not isinstance(times, Sequence) or not isinstance(values, Sequence) or len(times) != len(values) or not times:
         raise ValueError("`noise_scaling` needs lists `t` and `values` of one positive length; correct the table.")
-    grid = [float(t) for t in times]
+    numbers = [t for t in times if isinstance(t, (int, float)) and not isinstance(t, bool) and 0 <= t <= 1]
+    grid = [float(t) for t in numbers]
     scales = [_positive(value, "values") for value in values]
-    if any(not 0 <= t <= 1 for t in grid) or sorted(set(grid)) != grid:
-        raise ValueError(f"`noise_scaling['t']` must rise strictly within [0, 1], received {times}; sort it.")
+    if len(grid) < len(times) or sorted(set(grid)) != grid:
+        raise ValueError(f"`noise_scaling['t']` must rise strictly within [0, 1], received {times!r}; correct it.")
 
     def scale(t: float) -> float:
         if t <= grid[0]:
