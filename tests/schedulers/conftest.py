@@ -124,7 +124,7 @@ class SlowWalk:
         stochastic |= str(config.get("algorithm_type", "")).startswith("sde")
         prediction = "velocity" if kind == "flow" else PREDICTIONS[config.prediction_type]
         base = "sample" if kind != "dpm" or config.algorithm_type.endswith("++") else "epsilon"
-        quantity = config.cache_quantity or {"ddim": "sample", "flow": "velocity", "dpm": base}[kind]
+        quantity = config.cache_quantity or {"ddim": "sample", "flow": "sample", "dpm": base}[kind]
         quantity = "sample" if stochastic else prediction if quantity == "model_output" else quantity
         variable = {"index": range(count), "timestep": timesteps, "lambda": lambdas}[config.cache_variable]
         given = locals()
