@@ -19,6 +19,7 @@ from ab_schedulers.bench.tables import text_table
 from ab_schedulers.models import load, load_classifier
 
 _BATCH = 16
+_AMPLIFIED = 8
 _HEADERS = ("model", "method", "calls", "speed", "RMSE to base", "class accuracy")
 
 
@@ -120,6 +121,9 @@ def _write_pictures(out: Path, subject: Any, finished: Sequence[DemoRow], rows: 
     labelled = [(f"{row.method}\n{row.model_calls} calls", row.images[:shown]) for row in finished]
     names = [str(name) for name in subject.class_names[:shown]]
     write_image_grid(out / f"{subject.name}.png", f"{subject.name}: same noise, one class per column", labelled, names)
+    differences = [(label, _AMPLIFIED * (images - labelled[0][1]).abs() - 1) for label, images in labelled[1:]]
+    title = f"{subject.name}: difference to the base, {_AMPLIFIED} times (black: none)"
+    write_image_grid(out / f"{subject.name}_differences.png", title, differences, names)
     cached = [(row.label, raster_codes(row.scheduler, row.num_inference_steps)) for row in (rows[0], *rows[2:])]
     steps = rows[0].num_inference_steps
     title = f"{subject.name}: which of the {steps} base steps call the model; the others are predicted"
@@ -152,5 +156,6 @@ def demo(
     legend = (
         f"{samples} samples, seed {seed}. speed: loop time of the base over the method's, fastest batch of each."
         f"\nRMSE to base: against the base sampler's {calls * interval} steps from the same noise."
+        "\nStock DDIM walks a stride that leaves its own trailing grid unless the number of steps divides 1000."
     )
     return f"{table}\n\n{legend}\nPictures: {out}/"

@@ -135,7 +135,7 @@ def test_demo_prints_its_table_and_writes_pictures(tmp_path: Path, capsys: pytes
         "defaults",
     ):
         assert method in printed
-    for name in ("dit-flow.png", "dit-flow_plans.png"):
+    for name in ("dit-flow.png", "dit-flow_differences.png", "dit-flow_plans.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
