@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import doctest
 import importlib
+import inspect
 import re
 import shutil
 import subprocess
@@ -250,6 +251,14 @@ def test_the_guide_lists_every_served_and_refused_class_as_the_code_does() -> No
     guide = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
     missing = [table for table in source_tables() if table not in guide]
     assert not missing, "paste into docs/guide.md:\n\n" + "\n\n".join(missing)
+
+
+@pytest.mark.parametrize("option", sources.OWN_OPTIONS)
+def test_the_readme_states_the_defaults_of_the_code(option: str) -> None:
+    classes = [getattr(ab_schedulers, name) for name in SCHEDULERS if name != "ABCacheScheduler"]
+    defaults = [inspect.signature(scheduler.__init__).parameters[option].default for scheduler in classes]
+    cells = [f"`{option}`", *(f"`{default!r}`".replace("'", '"') for default in defaults)]
+    assert f"\n| {' | '.join(cells)} | " in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
