@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from . import adams, linear_relation
+from . import adams, amplification, base_step_maps, folded_rows, linear_relation, row_limits, stability
 from .statements import Part
 
-PARTS: tuple[Part, ...] = (adams.part, linear_relation.part)
+# A long part goes on in further modules, which add their statements to it.
+CONTINUATIONS = (row_limits, amplification)
+
+PARTS: tuple[Part, ...] = (adams.part, linear_relation.part, base_step_maps.part, folded_rows.part, stability.part)

@@ -27,12 +27,12 @@ def equation(left: str, right: Any) -> str:
 
 def tex(value: Any) -> str:
     """A value inline."""
-    return f"${sp.latex(sp.sympify(value), fold_short_frac=True)}$"
+    return f"${sp.latex(sp.sympify(value))}$"
 
 
 def row_tex(values: Iterable[Any]) -> str:
     """Weights inline, separated by commas."""
-    return "$" + r",\ ".join(sp.latex(sp.sympify(value), fold_short_frac=True) for value in values) + "$"
+    return "$" + r",\ ".join(sp.latex(sp.sympify(value)) for value in values) + "$"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
