@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 from itertools import pairwise
@@ -53,6 +54,15 @@ BASES: dict[str, tuple[type, type, dict[str, Any]]] = {
     ),
     "flow": (FlowMatchEulerDiscreteScheduler, ABCacheFlowMatchEulerScheduler, {"shift": 2.0, "shift_terminal": 0.02}),
 }
+# Stated, so that these tests do not depend on the defaults.
+CACHE: dict[str, Any] = {
+    "cache_interval": 3,
+    "cache_order": 3,
+    "cache_variable": "index",
+    "cache_quantity": None,
+    "cache_predictor": "extrapolate",
+    "cache_corrector": None,
+}
 CACHES: list[dict[str, Any]] = [
     *({"cache_order": order} for order in (1, 2, 4)),
     *({"cache_variable": variable} for variable in ("index", "timestep", "lambda")),
@@ -83,7 +93,7 @@ def pair(refine_linearly: Any) -> Any:
 
     def build(name: str, cache: Mapping[str, Any], calls: int = 8, **options: Any) -> tuple[Any, Any]:
         base, ours, config = BASES[name]
-        scheduler, stock = ours(**{**config, **options, **cache}), base(**{**config, **options})
+        scheduler, stock = ours(**{**config, **options, **CACHE, **cache}), base(**{**config, **options})
         scheduler.set_timesteps(**grid_of(ours, calls))
         if base is FlowMatchEulerDiscreteScheduler:
             sigmas = [*grid_of(ours, calls)["sigmas"], 0.0]
@@ -105,6 +115,19 @@ def test_a_run_is_the_walk_over_every_base_step(
     walk = slow_walk(scheduler=scheduler, stock=stock)
     sample = start()
     assert difference(run(scheduler, denoiser, sample), walk(denoiser, sample)) <= 1e-11
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_a_run_with_the_default_options_is_the_walk_over_every_base_step(
+    pair: Any, run: Any, slow_walk: Any, denoiser: Any, start: Any, difference: Any, name: str
+) -> None:
+    ours = BASES[name][1]
+    defaults = {key: inspect.signature(ours.__init__).parameters[key].default for key in CACHE}
+    scheduler, stock = pair(name, defaults)
+    assert {key: scheduler.config[key] for key in CACHE} == defaults
+    sample = start()
+    walked = slow_walk(scheduler=scheduler, stock=stock)(denoiser, sample)
+    assert difference(run(scheduler, denoiser, sample), walked) <= 1e-11
 
 
 @pytest.mark.parametrize("name", BASES)
