@@ -9,6 +9,8 @@ computed outputs (Adams-Bashforth extrapolation), and the steps between two call
     image = pipe(prompt, num_inference_steps=17).images[0]  # 17 model calls walk a 51-step grid
 """
 
+from diffusers import SchedulerMixin as SchedulerMixin  # diffusers looks for it in the library of a saved pipeline
+
 from ab_schedulers.numerics import CachePlan
 from ab_schedulers.schedulers import (
     ABCacheDDIMScheduler,

@@ -16,8 +16,8 @@ from ab_schedulers.numerics import BaseGrid, BaseStep, CachePlan, Row, convert_q
 from . import reports
 from .calibrations import CalibratedPlan, parse_calibrations
 from .combination import linear
-from .grids import NoiseGrid
-from .options import check_options, noise_scale_function, resolve_plan
+from .grids import NoiseGrid, check_number_of_calls
+from .options import check_choice, check_options, noise_scale_function, resolve_plan
 from .run import CachedRun, Observed
 from .sources import resolve_config
 
@@ -96,7 +96,7 @@ class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
 
     def _initialize_cache(self) -> None:
         """Check the options and start without a grid; called at the end of every subclass's ``__init__``."""
-        check_options(self.config)
+        self._check_options()
         parse_calibrations(self.config.calibrations)
         self._plan: CachePlan | None = None
         self._grid: NoiseGrid | None = None
@@ -106,6 +106,13 @@ class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
         self._warned: set[str] = set()
         self._step_index: int | None = None
         self._begin_index: int | None = None
+
+    def _check_options(self) -> None:
+        check_options(self.config)
+        for name, choices in self._choices.items():
+            check_choice(self.config, name, choices)
+
+    _choices: ClassVar[dict[str, tuple[str, ...]]] = {}
 
     # -- what a base sampler provides ---------------------------------------------------------------------------
 
@@ -148,13 +155,9 @@ class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
 
     def _lay_out(self, num_calls: Any, build: Callable[[CachePlan], NoiseGrid], device: Any) -> None:
         """Choose the plan, build the base grid by ``build``, publish the call nodes and fold the rows."""
-        if isinstance(num_calls, bool) or not isinstance(num_calls, int) or num_calls < 1:
-            raise ValueError(
-                f"`num_inference_steps` must be a positive integer (the number of model calls), received {num_calls!r}."
-                " Pass 17, say."
-            )
+        check_number_of_calls(num_calls)
         with self._restored_on_error():
-            check_options(self.config)
+            self._check_options()
             calibrated = parse_calibrations(self.config.calibrations).get(num_calls)
             plan = resolve_plan(self.config, num_calls) if calibrated is None else calibrated.plan
             grid = build(plan)
@@ -288,9 +291,9 @@ class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
         precise = sample.to(torch.promote_types(sample.dtype, torch.float32))
         observed = self._observe(run, model_output, precise)
         noise = None if draw_noise is None else draw_noise()
-        prev_sample = run.advance(observed, model_output, precise, noise)
+        prev_sample = run.advance(observed, model_output, sample, precise, noise)
         self._run, self._step_index = run, call + 1
-        return prev_sample.to(sample.dtype), observed
+        return prev_sample, observed
 
     def _locate(self, timestep: Any) -> tuple[CachedRun, int]:
         """The run and the index of this call: a fresh run where it does not start at the first call."""

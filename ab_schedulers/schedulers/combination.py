@@ -7,9 +7,14 @@ from collections.abc import Iterable
 import torch
 
 
-def weighted_sum(weight: float, first: torch.Tensor, terms: Iterable[tuple[float, torch.Tensor]]) -> torch.Tensor:
-    """``weight * first + sum_j w_j tensor_j`` in a new tensor of the dtype of ``first`` (float32 or better)."""
-    total = first * weight
+def weighted_sum(
+    weight: float, first: torch.Tensor, terms: Iterable[tuple[float, torch.Tensor]], *, overwrite: bool = False
+) -> torch.Tensor:
+    """``weight * first + sum_j w_j tensor_j`` in the dtype of ``first`` (float32 or better).
+
+    The result is a new tensor, or ``first`` itself where the caller lets it be overwritten.
+    """
+    total = first.mul_(weight) if overwrite else first * weight
     for term_weight, tensor in terms:
         total.add_(tensor, alpha=term_weight)
     return total

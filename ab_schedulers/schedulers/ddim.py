@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -58,6 +58,10 @@ class ABCacheDDIMScheduler(ABCacheScheduler, DDIMScheduler, target="ddim"):
     """
 
     _has_sigmas = False
+    _choices: ClassVar[dict[str, tuple[str, ...]]] = {
+        "prediction_type": ("epsilon", "sample", "v_prediction"),
+        "timestep_spacing": ("leading", "linspace", "trailing"),
+    }
     _compatibles = DDIMScheduler._compatibles
 
     @register_to_config
@@ -197,9 +201,6 @@ class ABCacheDDIMScheduler(ABCacheScheduler, DDIMScheduler, target="ddim"):
             raise ValueError("Pass either `generator` or `variance_noise`, received both; drop one of them.")
         if not 0 <= eta <= 1:
             raise ValueError(f"`eta` must lie between 0 and 1, received {eta}; choose a value in that range.")
-        if (eta, use_clipped_model_output) != (self._eta, self._use_clipped_model_output):
-            self._eta, self._use_clipped_model_output = eta, use_clipped_model_output
-            self._run = None  # another noise needs other rows; the history starts anew
 
         def draw() -> torch.Tensor:
             if variance_noise is not None:
@@ -209,7 +210,11 @@ class ABCacheDDIMScheduler(ABCacheScheduler, DDIMScheduler, target="ddim"):
             )
             return noise
 
-        prev_sample, observed = self._advance(model_output, timestep, sample, draw if eta > 0 else None)
+        with self._restored_on_error():
+            if (eta, use_clipped_model_output) != (self._eta, self._use_clipped_model_output):
+                self._eta, self._use_clipped_model_output = eta, use_clipped_model_output
+                self._run = None  # another noise needs other rows; the history starts anew
+            prev_sample, observed = self._advance(model_output, timestep, sample, draw if eta > 0 else None)
         assert observed.clean is not None
         clean = observed.clean.to(sample.dtype, copy=observed.clean is observed.quantity)
         if not return_dict:
@@ -225,7 +230,7 @@ class ABCacheDDIMScheduler(ABCacheScheduler, DDIMScheduler, target="ddim"):
         if bounded is not None and self._use_clipped_model_output:
             of_sample, of_output = convert_quantity("sample", run.quantity, grid.alphas[i], grid.sigmas[i])
             quantity = linear(of_sample, sample, of_output, bounded)
-            return Observed(quantity=quantity, clean=bounded)
+            return Observed(quantity=quantity, clean=bounded, unbounded=clean)
         quantity = clean if run.quantity == "sample" else super()._observe(run, model_output, sample).quantity
         if bounded is None:
             return Observed(quantity=quantity, clean=clean)

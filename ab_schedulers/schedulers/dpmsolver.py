@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from ab_schedulers.numerics import BaseStep, CachePlan, convert_quantity, dpmsol
 
 from .base import ABCacheScheduler
 from .combination import linear
-from .grids import NoiseGrid, refine
+from .grids import NoiseGrid, call_nodes, refine
 from .parameters import base_parameters, check_leading_reach
 from .run import CachedRun, Observed
 
@@ -61,6 +61,10 @@ class ABCacheDPMSolverMultistepScheduler(ABCacheScheduler, DPMSolverMultistepSch
     """
 
     _compatibles = DPMSolverMultistepScheduler._compatibles
+    _choices: ClassVar[dict[str, tuple[str, ...]]] = {
+        "prediction_type": ("epsilon", "sample", "v_prediction", "flow_prediction"),
+        "timestep_spacing": ("leading", "linspace", "trailing"),
+    }
 
     @register_to_config
     def __init__(
@@ -156,13 +160,13 @@ class ABCacheDPMSolverMultistepScheduler(ABCacheScheduler, DPMSolverMultistepSch
             )
         if mu is not None and not self.config.use_dynamic_shifting:
             mu = None
-        calls = num_inference_steps
+        calls, nodes = num_inference_steps, None
         if timesteps is not None:
-            timesteps = [int(t) for t in timesteps]
-            calls = len(timesteps)
-        self._lay_out(calls, lambda plan: self._build_grid(plan, mu, timesteps), device)
+            nodes = call_nodes("timesteps", timesteps, 0, self.config.num_train_timesteps - 1, integers=True)
+            calls = len(nodes)
+        self._lay_out(calls, lambda plan: self._build_grid(plan, mu, nodes), device)
 
-    def _build_grid(self, plan: CachePlan, mu: float | None, timesteps: list[int] | None) -> NoiseGrid:
+    def _build_grid(self, plan: CachePlan, mu: float | None, timesteps: list[float] | None) -> NoiseGrid:
         if timesteps is not None:
             windows = [len(window) for window in plan.windows]
             nodes = refine(timesteps, windows, 0, integers=True)
@@ -288,10 +292,11 @@ class ABCacheDPMSolverMultistepScheduler(ABCacheScheduler, DPMSolverMultistepSch
             return linear(of_sample, sample, of_output, output)
 
         of_sample, of_output = self._conversion(i, self._prediction, self._base_quantity)
-        base_output = linear(of_sample, sample, of_output, model_output)
+        unbounded, base_output = None, linear(of_sample, sample, of_output, model_output)
         if self.config.thresholding:
-            clean = self._threshold_sample(convert(self._base_quantity, "sample", base_output))
-            base_output = convert("sample", self._base_quantity, clean)
+            unbounded = convert(self._base_quantity, "sample", base_output)
+            base_output = convert("sample", self._base_quantity, self._threshold_sample(unbounded))
         if not separate:
-            return Observed(quantity=base_output)
-        return Observed(quantity=convert(self._base_quantity, run.quantity, base_output), base_output=base_output)
+            return Observed(quantity=base_output, unbounded=unbounded)
+        quantity = convert(self._base_quantity, run.quantity, base_output)
+        return Observed(quantity=quantity, base_output=base_output, unbounded=unbounded)

@@ -13,7 +13,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from ab_schedulers.numerics import BaseStep, CachePlan, ddim_step, quantity_map
 
 from .base import ABCacheScheduler
-from .grids import NoiseGrid, refine
+from .grids import NoiseGrid, call_nodes, check_number_of_calls, refine
 from .parameters import base_parameters
 
 
@@ -111,24 +111,33 @@ class ABCacheFlowMatchEulerScheduler(ABCacheScheduler, FlowMatchEulerDiscreteSch
         Raises:
             ValueError: If the calls, the plan or the grid are impossible; the scheduler is left as it was.
         """
-        given = [len(values) for values in (sigmas, timesteps) if values is not None]
+        if sigmas is not None:
+            sigmas = call_nodes("sigmas", sigmas, 0, 1)
+        if timesteps is not None:
+            timesteps = call_nodes("timesteps", timesteps, 0, self.config.num_train_timesteps)
         if num_inference_steps is not None:
-            given.append(num_inference_steps)
-        if not given or len(set(given)) > 1:
+            check_number_of_calls(num_inference_steps)
+        counts = [num_inference_steps, *(None if nodes is None else len(nodes) for nodes in (sigmas, timesteps))]
+        given = {count for count in counts if count is not None}
+        if len(given) != 1:
             raise ValueError(
                 "Pass `num_inference_steps`, `sigmas` or `timesteps`, all for one number of calls; received "
-                f"{num_inference_steps!r} calls, {None if sigmas is None else len(sigmas)} sigmas and "
-                f"{None if timesteps is None else len(timesteps)} timesteps."
+                f"{counts[0]} calls, {counts[1]} sigmas and {counts[2]} timesteps."
             )
-        self._lay_out(given[0], lambda plan: self._build_grid(plan, sigmas, mu, timesteps), device)
+        if self.config.use_dynamic_shifting and mu is None:
+            raise ValueError(
+                "`mu` must be passed where `use_dynamic_shifting` is set, received None; pass the shift that the "
+                "pipeline computes from the image size."
+            )
+        self._lay_out(given.pop(), lambda plan: self._build_grid(plan, sigmas, mu, timesteps), device)
         self.sigmas = self.sigmas.to(device)
 
     def _build_grid(
         self, plan: CachePlan, sigmas: list[float] | None, mu: float | None, timesteps: list[float] | None
     ) -> NoiseGrid:
         windows = [len(window) for window in plan.windows]
-        base_sigmas = None if sigmas is None else refine([float(s) for s in sigmas], windows, 0.0)
-        base_timesteps = None if timesteps is None else refine([float(t) for t in timesteps], windows, 0.0)
+        base_sigmas = None if sigmas is None else refine(sigmas, windows, 0.0)
+        base_timesteps = None if timesteps is None else refine(timesteps, windows, 0.0)
         FlowMatchEulerDiscreteScheduler.set_timesteps(
             self, plan.num_base_steps, "cpu", sigmas=base_sigmas, mu=mu, timesteps=base_timesteps
         )

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +69,41 @@ def _log_ratio(alpha: float, sigma: float) -> float:
     if alpha <= 0:
         return -math.inf
     return math.log(alpha / sigma) if sigma > 0 else math.inf
+
+
+def check_number_of_calls(num_calls: Any) -> None:
+    """Raise ``ValueError`` unless ``num_calls`` is a positive integer."""
+    if isinstance(num_calls, bool) or not isinstance(num_calls, int) or num_calls < 1:
+        raise ValueError(
+            f"`num_inference_steps` must be a positive integer (the number of model calls), received {num_calls!r}. "
+            "Pass 17, say."
+        )
+
+
+def call_nodes(name: str, values: Any, low: float, high: float, *, integers: bool = False) -> list[float]:
+    """The user's own call nodes as floats, checked.
+
+    Args:
+        name: Name of the argument, for the message.
+        values: A sequence of numbers.
+        low: Least value.
+        high: Largest value.
+        integers: Whether the values must be whole numbers.
+
+    Raises:
+        ValueError: Unless there is at least one node, and they fall strictly within ``[low, high]``.
+    """
+    try:
+        nodes = [float(value) for value in values]
+    except (TypeError, ValueError):
+        nodes = []
+    within = all(low <= node <= high for node in nodes)
+    if not nodes or not within or any(b >= a for a, b in pairwise(nodes)) or (integers and any(n % 1 for n in nodes)):
+        raise ValueError(
+            f"`{name}` must be a list of strictly falling {'whole ' if integers else ''}numbers from {low:g} to "
+            f"{high:g}, one per model call, received {values!r}; correct it."
+        )
+    return nodes
 
 
 def refine(values: Sequence[float], windows: Sequence[int], end: float, *, integers: bool = False) -> list[float]:

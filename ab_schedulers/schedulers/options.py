@@ -27,10 +27,10 @@ def check_options(config: Mapping[str, Any]) -> None:
     _check_integer(config, "cache_corrector", 1, MAX_ORDER, optional=True)
     _check_integer(config, "warmup_calls", 0, None)
     _check_integer(config, "num_base_steps", 1, None, optional=True)
-    _check_choice(config, "cache_predictor", PREDICTORS)
-    _check_choice(config, "cache_variable", VARIABLES)
+    check_choice(config, "cache_predictor", PREDICTORS)
+    check_choice(config, "cache_variable", VARIABLES)
     if config["cache_quantity"] is not None:
-        _check_choice(config, "cache_quantity", CACHE_QUANTITIES)
+        check_choice(config, "cache_quantity", CACHE_QUANTITIES)
     if config["compute_steps"] is not None:
         if config["num_base_steps"] is None:
             raise ValueError(
@@ -58,7 +58,8 @@ def _check_integer(
         raise ValueError(f"`{name}` must be {expected}, received {value}; choose a value in that range.")
 
 
-def _check_choice(config: Mapping[str, Any], name: str, choices: Sequence[str]) -> None:
+def check_choice(config: Mapping[str, Any], name: str, choices: Sequence[str]) -> None:
+    """Raise ``ValueError`` unless ``config[name]`` is one of ``choices``."""
     if config[name] not in choices:
         raise ValueError(f"`{name}` must be one of {list(choices)}, received {config[name]!r}; choose one of them.")
 

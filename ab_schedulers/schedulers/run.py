@@ -18,12 +18,21 @@ EXCERPT_SIZE = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
-    """What one model call leaves: the cached quantity, and where needed base output, clip residual, clean sample."""
+    """What one model call leaves.
+
+    Args:
+        quantity: The cached quantity.
+        base_output: The base sampler's output, where it is not the cached quantity.
+        residual: What clipping adds to the clean sample, where it acts on this call's first step alone.
+        clean: The clean sample, clipped where the config asks for it.
+        unbounded: The clean sample before clipping, where clipping could hide values that are not finite.
+    """
 
     quantity: torch.Tensor
     base_output: torch.Tensor | None = None
     residual: torch.Tensor | None = None
     clean: torch.Tensor | None = None
+    unbounded: torch.Tensor | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -96,15 +105,24 @@ class CachedRun:
             )
 
     def advance(
-        self, observed: Observed, model_output: torch.Tensor, sample: torch.Tensor, noise: torch.Tensor | None
+        self,
+        observed: Observed,
+        model_output: torch.Tensor,
+        sample: torch.Tensor,
+        precise: torch.Tensor,
+        noise: torch.Tensor | None,
     ) -> torch.Tensor:
         r"""``a sample + \sum_j b_j history_j`` with the new output in front; records it if the result is finite.
 
         Args:
             observed: What this call leaves.
             model_output: The model's output, to name the culprit of a value that is not finite.
-            sample: The sample in float32 or better.
+            sample: The sample as it was given; the result has its dtype.
+            precise: The sample in float32 or better; overwritten where it is a copy.
             noise: Standard normal noise of the window, or None.
+
+        Raises:
+            ValueError: If the result is not finite; on accelerators only at the last call.
         """
         row = self.rows[self.next_call - self.first_call]
         history = [observed.quantity, *self.history]
@@ -117,15 +135,20 @@ class CachedRun:
             terms.append((row.clip, observed.residual))
         if noise is not None:
             terms.append((math.sqrt(row.variance), noise))
-        total = weighted_sum(row.sample, sample, terms)
-        self._check_finite(total, model_output, sample)
+        total = weighted_sum(row.sample, precise, terms, overwrite=precise is not sample)
+        result = total.to(sample.dtype)
+        checked = [result if sample.dtype == torch.float16 else total]  # float16 has less range than float32
+        if observed.unbounded is not None:
+            checked.append(observed.unbounded)
+        self._check_finite(checked, model_output, sample)
         self._record(history, base_history)
-        return total
+        return result
 
-    def _check_finite(self, total: torch.Tensor, model_output: torch.Tensor, sample: torch.Tensor) -> None:
+    def _check_finite(self, checked: list[torch.Tensor], model_output: torch.Tensor, sample: torch.Tensor) -> None:
         """One reduction a call; on accelerators it is read after the last call, where the host waits anyway."""
-        flag = torch.isfinite(total.sum())
-        if total.device.type == "cpu":
+        sums = [tensor.sum(dtype=torch.promote_types(tensor.dtype, torch.float32)) for tensor in checked]
+        flag = torch.isfinite(sums[0] if len(sums) == 1 else sums[0] + sums[1])
+        if sample.device.type == "cpu":
             if not flag:
                 culprits = [n for n, x in (("model_output", model_output), ("sample", sample)) if not _all_finite(x)]
                 self._raise_not_finite(" and ".join(f"`{n}`" for n in culprits) or "the new sample", self.next_call)
