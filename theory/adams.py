@@ -297,4 +297,6 @@ def affine_covariance() -> None:
         stepped = numerics.lagrange_integral_weights([t - j * h for j in range(k)], t, t + h)
         fixed = [h * sp.sympify(v) for v in numerics.adams_bashforth_weights(k)]
         require_all_equal(stepped, fixed, f"uniform nodes, order {k}")
+        ahead = numerics.lagrange_weights([t - j * h for j in range(k)], t + h)
+        require_all_equal(ahead, numerics.binomial_weights(k), f"uniform nodes, evaluation, order {k}")
     require(all(isinstance(v, Fraction) for v in numerics.adams_bashforth_weights(3)), "the weights are fractions")

@@ -72,6 +72,15 @@ def worst_gain(order: int, interval: int) -> Fraction:
     return Fraction(numerics.window_noise_gain(nodes, [Fraction(i, interval) for i in range(1, interval)]))
 
 
+def mean_gain(order: int, interval: int | None) -> sp.Expr:
+    """Mean over a window of the gain of its predictions, from Newton's form; over a continuous one without interval."""
+    s = sp.Symbol("s")
+    gain = sp.expand(sum(2**m * sp.expand_func(sp.rf(s, m)) / sp.factorial(m) for m in range(order)))
+    if interval is None:
+        return sp.integrate(gain, (s, 0, 1))
+    return sum((gain.subs(s, sp.Rational(i, interval)) for i in range(interval)), start=sp.Integer(0)) / interval
+
+
 def stability_limit(weights: Sequence[sp.Expr]) -> sp.Expr:
     """Left end of the real stability interval of a row, for windows of length one."""
     return -2 / sum(((-1) ** j * b for j, b in enumerate(weights)), start=sp.Integer(0))
@@ -108,7 +117,7 @@ def the_real_stability_interval() -> None:
     $\zeta = e^{i\theta}$; the imaginary part of the quotient vanishes there,
     $\sin\theta \sum_j b_j\,(U_j - U_{j-1})(\cos\theta) = 0$ with Chebyshev's $U$. The sum has no zero for
     $\cos\theta \in (-1, 1)$, so the only exit is $\zeta = -1$, at $H\mu = -2/\sum_j (-1)^j b_j$; the weights
-    alternate in sign, which makes the sum $G$.
+    alternate in sign, which makes the sum $G$. It is the mean of $\Lambda_k(s)$ over the window.
 
     Left end of the interval:
 
@@ -127,6 +136,7 @@ def the_real_stability_interval() -> None:
             where = f"order {k}, interval {name}"
             gain = numerics.noise_gain(row)
             require_equal(stability_limit(row), -2 / gain, f"alternating weights, {where}")
+            require_equal(gain, mean_gain(k, None if name == "infinity" else int(name)), f"gain of the row, {where}")
             ladder = [sp.chebyshevu(j, c) for j in range(k)]
             locus = sum(b * (u - v) for b, u, v in zip(row, ladder, [0, *ladder[:-1]], strict=True))
             polynomial = sp.Poly(locus, c)

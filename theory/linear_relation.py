@@ -91,6 +91,8 @@ def binomial_weights_solve_it() -> None:
     for k in ORDERS:
         expected = [(-1) ** (j - 1) * sp.binomial(k, j) for j in range(1, k + 1)]
         require_all_equal(numerics.binomial_weights(k), expected, f"binomial weights {k}")
+        nodes = [sp.Integer(-j) for j in range(k)]
+        require_all_equal(numerics.lagrange_weights(nodes, sp.Integer(1)), expected, f"Lagrange weights {k}")
 
 
 @part.proves(

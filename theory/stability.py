@@ -189,7 +189,7 @@ def extrapolation_satisfies_the_root_condition() -> None:
 
     **What it means.** An error made at one call is carried to the end like any error of the base sampler and is not
     amplified by the history, whatever $k$ and $T$. With the degree of exactness of [part 1](01-adams.md) the order is
-    kept too ([part 6](06-truncation.md)). Checked for free $\alpha_i, \sigma_i$ and nodes, orders 1 to 4.
+    kept too. Checked for free $\alpha_i, \sigma_i$ and nodes, orders 1 to 4.
     """
     names = [f"{name}{i}" for name in ("a", "s") for i in range(7)] + [f"n{i}" for i in range(6)]
     symbols = rational_functions(" ".join(names))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +14,9 @@ pytest.importorskip("sympy")
 
 from ab_schedulers.theory import __main__ as command
 from ab_schedulers.theory.contents import PARTS
-from ab_schedulers.theory.statements import Statement
+from ab_schedulers.theory.statements import Part, Statement
+
+from ab_schedulers import numerics
 
 ROOT = Path(__file__).parents[2]
 STATEMENTS = [statement for part in PARTS for statement in part.statements]
@@ -21,6 +25,54 @@ STATEMENTS = [statement for part in PARTS for statement in part.statements]
 @pytest.mark.parametrize("statement", STATEMENTS, ids=lambda statement: statement.name)
 def test_the_statement_holds(statement: Statement) -> None:
     statement.prove()
+
+
+def wrong(result: Any) -> Any:
+    """The result of a coefficient function with its last coefficient, and the weight of the sample, off by one."""
+    if isinstance(result, numerics.QuantityMap):
+        return replace(result, x0_output=result.x0_output + 1)
+    if isinstance(result, numerics.BaseStep):
+        return replace(result, outputs=wrong(result.outputs), sample=result.sample + 1)
+    if isinstance(result, numerics.Row):
+        return replace(result, history=wrong(result.history), sample=result.sample + 1)
+    if isinstance(result, tuple):
+        return (*result[:-1], wrong(result[-1]))
+    return result + 1
+
+
+@pytest.mark.parametrize(
+    ("statement", "name"),
+    [(statement, function.__name__) for statement in STATEMENTS for function in statement.functions],
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
+def test_a_wrong_coefficient_in_a_function_the_statement_names_is_noticed(
+    statement: Statement, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = getattr(numerics, name)
+    monkeypatch.setattr(numerics, name, lambda *args, **kwargs: wrong(right(*args, **kwargs)))
+    with pytest.raises(Exception):  # noqa: B017, PT011 - a wrong coefficient may also break the algebra of the check
+        statement.prove()
+
+
+def test_a_refuted_statement_makes_the_command_fail(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = numerics.binomial_weights
+    monkeypatch.setattr(numerics, "binomial_weights", lambda order: wrong(right(order)))
+    assert command.main(["--check", "--part", "linear_relation"]) == 1
+    assert "REFUTED" in capsys.readouterr().out
+
+
+def test_a_statement_that_cannot_be_checked_counts_as_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    part = Part(number=1, slug="broken", title="Broken", opening="")
+
+    @part.proves("Broken", source="none")
+    def divides_by_zero() -> None:
+        """Nothing."""
+        _ = 1 / 0
+
+    assert command.check(part.statements) == 1
+    assert "ZeroDivisionError" in capsys.readouterr().out
 
 
 def test_every_statement_has_a_name_of_its_own_a_claim_a_derivation_a_meaning_and_a_source() -> None:
