@@ -446,6 +446,15 @@ def refuse_and_go_on(
     assert scheduler.error_estimates == untouched.error_estimates
 
 
+@every_class
+def test_a_result_that_leaves_the_range_of_float16_is_refused(name: str, ready: Any) -> None:
+    scheduler = ready(name)
+    sample = torch.full((1, 2, 4, 4), 6e4, dtype=torch.float16)
+    with pytest.raises(ValueError, match="not finite"):
+        for timestep in scheduler.timesteps:
+            sample = scheduler.step(-sample, timestep, sample).prev_sample
+
+
 HIDDEN: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("dpmsolver", {"thresholding": True}, {}),
     ("dpmsolver", {"thresholding": True, "algorithm_type": "sde-dpmsolver++"}, {}),
