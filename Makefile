@@ -38,7 +38,7 @@ $(STAMP): pyproject.toml constraints.txt
 $(LOWEST_STAMP): pyproject.toml constraints-lowest.txt
 	$(call install,$(LOWEST),constraints-lowest.txt,test)
 
-.PHONY: help install demo figures test lint ruff types layers pytest test-fast test-lowest format clean
+.PHONY: help install demo figures docs docs-serve test lint ruff types layers pytest test-fast test-lowest format clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | \
@@ -54,6 +54,15 @@ figures: $(STAMP) ## Print every table of docs/measurements.md (long).
 	$(BIN)/ab-schedulers bench quality
 	$(BIN)/ab-schedulers bench defaults
 	$(BIN)/ab-schedulers bench speed
+
+# NO_MKDOCS_2_WARNING: Material's note about its successor, which is not about these pages.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
+
+docs: $(STAMP) ## Build the documentation site into site/; warnings are errors.
+	$(MKDOCS) build --strict --quiet
+
+docs-serve: $(STAMP) ## Serve the documentation site and rebuild it when a page changes.
+	$(MKDOCS) serve
 
 test: lint pytest ## Install and run everything: ruff, mypy, import-linter, pytest.
 
@@ -83,5 +92,5 @@ format: $(STAMP) ## Format the code and apply the safe fixes.
 	$(BIN)/ruff format .
 
 clean: ## Remove virtual environments, caches and build products.
-	rm -rf $(VENV) $(LOWEST) build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
-	find ab_schedulers theory tests -type d -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf $(VENV) $(LOWEST) build dist site *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find ab_schedulers theory website tests -type d -name __pycache__ -prune -exec rm -rf {} +

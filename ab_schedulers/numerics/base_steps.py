@@ -44,6 +44,8 @@ class QuantityMap:
 def quantity_map(quantity: str, alpha: Number, sigma: Number, *, flow: bool = False) -> QuantityMap:
     """Clean sample and noise as linear functions of the sample and of ``quantity`` at one node.
 
+    Derived in docs/theory/03-base-steps.md.
+
     Args:
         quantity: ``"epsilon"``, ``"sample"`` or ``"velocity"``.
         alpha: Signal scale of the node.
@@ -78,6 +80,8 @@ def convert_quantity(
 ) -> tuple[Number, Number]:
     """Scalars ``(u, w)`` with ``target = u x + w source`` at one node.
 
+    Derived in docs/theory/03-base-steps.md.
+
     Args:
         source: The quantity at hand, usually the model's prediction.
         target: The quantity wanted, usually the cached one.
@@ -111,12 +115,14 @@ def convert_quantity(
 
 
 def ddim_step(start: QuantityMap, alpha_next: Number, direction: Number, variance: Number = 0) -> BaseStep:
-    r"""One step of DDIM, ``x_next = alpha_next x_0 + direction epsilon + sqrt(variance) z``.
+    """One step of DDIM, ``x_next = alpha_next x_0 + direction epsilon + sqrt(variance) z``.
 
     Deterministic DDIM has ``direction = sigma_next`` and no variance; with ``eta`` it is
-    ``\sqrt{sigma_next^2 - variance}`` (Song et al. 2021, arXiv:2010.02502, equation 12). On a flow path,
+    ``sqrt(sigma_next^2 - variance)`` (Song et al. 2021, arXiv:2010.02502, equation 12). On a flow path,
     ``alpha = 1 - sigma`` and ``direction = sigma_next`` give Euler's step ``x + (sigma_next - sigma) v`` exactly, and
     ``direction = 0, variance = sigma_next^2`` the stochastic sampling of flow matching.
+
+    Derived in docs/theory/03-base-steps.md.
 
     Args:
         start: The quantity map of the output at the node where the step starts.
@@ -148,6 +154,8 @@ def dpmsolver_step(
     DPM-Solver, which is the same formula with alpha and sigma exchanged and ``h -> -h``). ``e^-h`` is the rational
     ``sigma_next alpha / (sigma alpha_next)``; the log-SNRs enter through ratios of their differences, so a node at
     infinite lambda is harmless wherever diffusers itself can handle it.
+
+    Derived in docs/theory/03-base-steps.md.
 
     Args:
         alphas: Signal scales ``(alpha, alpha_next)``.

@@ -10,9 +10,11 @@ from .interpolation import Number, lagrange_integral_weights, lagrange_weights
 
 
 def interpolation_error_constant(nodes: Sequence[Number], point: Number) -> Number:
-    r"""``\prod_j (point - x_j) / k!``, the factor of ``f^{(k)}(\xi)`` in the error of `lagrange_weights`.
+    """``Π_j (point - x_j) / k!``, the factor of ``f^(k)(ξ)`` in the error of `lagrange_weights`.
 
     The sign is that of ``f(point) - p(point)``.
+
+    Derived in docs/theory/01-adams.md.
     """
     constant: Number = 1
     for j, node in enumerate(nodes):
@@ -21,22 +23,34 @@ def interpolation_error_constant(nodes: Sequence[Number], point: Number) -> Numb
 
 
 def adams_bashforth_weights(order: int) -> tuple[Number, ...]:
-    r"""``\int_0^1`` of the Lagrange basis on ``0, -1, ..., 1 - k``: ``1``; ``3/2, -1/2``; ..."""
+    """``∫_0^1`` of the Lagrange basis on ``0, -1, ..., 1 - k``: ``1``; ``3/2, -1/2``; ...
+
+    Derived in docs/theory/01-adams.md.
+    """
     return lagrange_integral_weights([Fraction(-j) for j in range(order)], Fraction(0), Fraction(1))
 
 
 def adams_moulton_weights(order: int) -> tuple[Number, ...]:
-    r"""``\int_0^1`` of the Lagrange basis on ``1, 0, ..., 2 - k``: ``1``; ``1/2, 1/2``; ..."""
+    """``∫_0^1`` of the Lagrange basis on ``1, 0, ..., 2 - k``: ``1``; ``1/2, 1/2``; ...
+
+    Derived in docs/theory/01-adams.md.
+    """
     return lagrange_integral_weights([Fraction(1 - j) for j in range(order)], Fraction(0), Fraction(1))
 
 
 def adams_bashforth_error_constant(order: int) -> Number:
-    """Factor of ``h^(k+1) y^(k+1)`` in the local error of Adams-Bashforth: 1/2, 5/12, 3/8, 251/720, ..."""
+    """Factor of ``h^(k+1) y^(k+1)`` in the local error of Adams-Bashforth: 1/2, 5/12, 3/8, 251/720, ...
+
+    Derived in docs/theory/01-adams.md.
+    """
     return _adams_error_constant(adams_bashforth_weights(order), [Fraction(-j) for j in range(order)])
 
 
 def adams_moulton_error_constant(order: int) -> Number:
-    """Factor of ``h^(k+1) y^(k+1)`` in the local error of Adams-Moulton: -1/2, -1/12, -1/24, -19/720, ..."""
+    """Factor of ``h^(k+1) y^(k+1)`` in the local error of Adams-Moulton: -1/2, -1/12, -1/24, -19/720, ...
+
+    Derived in docs/theory/01-adams.md.
+    """
     return _adams_error_constant(adams_moulton_weights(order), [Fraction(1 - j) for j in range(order)])
 
 
@@ -59,12 +73,17 @@ def noise_gain(weights: Sequence[Number]) -> Number:
     """``sum_j |w_j|``: the largest factor by which errors of the cached outputs enter a prediction.
 
     ``2^k - 1`` for the binomial weights of order ``k``.
+
+    Derived in docs/theory/08-stability.md.
     """
     return sum((abs(weight) for weight in weights), start=0)
 
 
 def window_noise_gain(nodes: Sequence[Number], points: Sequence[Number]) -> Number:
-    """Largest `noise_gain` of the Lagrange weights on ``nodes`` over the skipped ``points`` of a window."""
+    """Largest `noise_gain` of the Lagrange weights on ``nodes`` over the skipped ``points`` of a window.
+
+    Derived in docs/theory/08-stability.md.
+    """
     return max(noise_gain(lagrange_weights(nodes, point)) for point in points)
 
 

@@ -1,9 +1,9 @@
-r"""Fold a plan and a base sampler into one row per model call.
+"""Fold a plan and a base sampler into one row per model call.
 
 Every base step is linear in the sample and in the outputs, and every skipped output is a fixed combination of the
 cached ones. So the steps of one window compose to scalars,
 
-``prev_sample = a sample + \sum_j b_j history_j``,
+``prev_sample = a sample + Σ_j b_j history_j``,
 
 which are computed here once for a whole run. The same walk, taken again over the last window with an interpolation
 that contains the new output, gives the Adams-Moulton corrector; its difference to the predictor needs no sample and
@@ -132,6 +132,8 @@ def fold(
     predictor: str = "extrapolate",
 ) -> tuple[Row, ...]:
     """Rows of the calls at ``compute_steps``, starting with an empty history at the first of them.
+
+    Derived in docs/theory/04-folding.md.
 
     Args:
         grid: The base sampler on its grid; it is walked from ``compute_steps[0]`` to its end.

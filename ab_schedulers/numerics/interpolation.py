@@ -26,12 +26,14 @@ def check_nodes(nodes: Sequence[Number]) -> None:
 
 
 def lagrange_weights(nodes: Sequence[Number], point: Number) -> tuple[Number, ...]:
-    r"""Weights that evaluate at ``point`` the polynomial through outputs known at ``nodes``.
+    """Weights that evaluate at ``point`` the polynomial through outputs known at ``nodes``.
 
-    ``w_j = \prod_{m \ne j} (point - x_m) / (x_j - x_m)``, so that ``\sum_j w_j f(x_j)`` equals ``f(point)`` for every
+    ``w_j = Π_{m≠j} (point - x_m) / (x_j - x_m)``, so that ``Σ_j w_j f(x_j)`` equals ``f(point)`` for every
     polynomial ``f`` of degree below ``len(nodes)``. On uniform nodes one step ahead these are the binomial weights
     ``(-1)^(j-1) C(k, j)`` that follow from setting Adams-Bashforth equal to Adams-Moulton (AB-Cache,
     arXiv:2504.10540).
+
+    Derived in docs/theory/01-adams.md.
 
     Args:
         nodes: The ``k`` nodes, newest first by convention, pairwise different.
@@ -47,7 +49,7 @@ def lagrange_weights(nodes: Sequence[Number], point: Number) -> tuple[Number, ..
 
 
 def lagrange_denominators(nodes: Sequence[Number]) -> tuple[Number, ...]:
-    r"""``\prod_{m \ne j} (x_j - x_m)``, the part of `lagrange_weights` that does not depend on the point.
+    """``Π_{m≠j} (x_j - x_m)``, the part of `lagrange_weights` that does not depend on the point.
 
     Raises:
         ValueError: If there is no node or two are equal.
@@ -78,11 +80,13 @@ def weights_from_denominators(
 
 
 def lagrange_integral_weights(nodes: Sequence[Number], lower: Number, upper: Number) -> tuple[Number, ...]:
-    r"""Integrals over ``[lower, upper]`` of the Lagrange basis polynomials on ``nodes``.
+    """Integrals over ``[lower, upper]`` of the Lagrange basis polynomials on ``nodes``.
 
-    ``v_j = \int_{lower}^{upper} \prod_{m \ne j} (s - x_m) / (x_j - x_m) ds``. With the nodes
+    ``v_j = ∫_lower^upper Π_{m≠j} (s - x_m) / (x_j - x_m) ds``. With the nodes
     ``0, -1, ..., 1 - k`` and the interval ``[0, 1]`` these are the Adams-Bashforth weights of order ``k``; with the
     nodes ``1, 0, ..., 2 - k`` those of Adams-Moulton (Hairer, Norsett and Wanner, *Solving ODEs I*, section III.1).
+
+    Derived in docs/theory/01-adams.md.
 
     Args:
         nodes: The ``k`` nodes, pairwise different.
@@ -123,9 +127,11 @@ def _times_linear(coefficients: Sequence[Number], root: Number) -> list[Number]:
 
 
 def binomial_weights(order: int) -> tuple[Number, ...]:
-    r"""Weights ``(-1)^(j-1) C(k, j)`` that make the backward difference of order ``k`` vanish one node ahead.
+    """Weights ``(-1)^(j-1) C(k, j)`` that make the backward difference of order ``k`` vanish one node ahead.
 
-    ``\nabla^k f_{n+1} = 0`` solved for ``f_{n+1}``: ``1``; ``2, -1``; ``3, -3, 1``; ... They are the Lagrange weights
+    ``∇^k f_(n+1) = 0`` solved for ``f_(n+1)``: ``1``; ``2, -1``; ``3, -3, 1``; ... They are the Lagrange weights
     of uniform nodes and are computed as such. Source: AB-Cache (arXiv:2504.10540), from AB_k = AM_k.
+
+    Derived in docs/theory/02-linear-relation.md.
     """
     return lagrange_weights([Fraction(-j) for j in range(order)], Fraction(1))

@@ -32,10 +32,10 @@ PREDICTION_QUANTITIES = {
 
 
 class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
-    r"""Abstract base of the cached schedulers; its `from_config` returns the one that serves a diffusers config.
+    """Abstract base of the cached schedulers; its `from_config` returns the one that serves a diffusers config.
 
     A model call at base step ``c`` is cached and walks all base steps up to the next call in one combination
-    ``prev_sample = a sample + \sum_j b_j history_j``: the outputs of the skipped steps are predicted from the last
+    ``prev_sample = a sample + Σ_j b_j history_j``: the outputs of the skipped steps are predicted from the last
     ``cache_order`` computed ones (AB-Cache, arXiv:2504.10540), and the base sampler's own steps fold into the scalars.
     ``num_inference_steps`` counts **model calls**; each walks ``cache_interval`` base steps.
 
@@ -358,7 +358,7 @@ class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
 
     @property
     def error_estimates(self) -> tuple[float | None, ...]:
-        r"""Per recorded call, root mean square of ``\sum_j (b_j^{(k)} - b_j^{(k-1)}) history_j``, in sample units.
+        """Per recorded call, root mean square of ``Σ_j (b_j^(k) - b_j^(k-1)) history_j``, in sample units.
 
         The difference between the window predicted at order ``k`` and at order ``k - 1``, corrector aside: an estimate
         of the error that the prediction leaves in the sample. None where the order was 1. Computed when read, from an

@@ -22,7 +22,7 @@ from .run import CachedRun, Observed
 
 
 class ABCacheDDIMScheduler(ABCacheScheduler, DDIMScheduler, target="ddim"):
-    r"""DDIM on a fine grid, with the model called on every ``cache_interval``-th step only.
+    """DDIM on a fine grid, with the model called on every ``cache_interval``-th step only.
 
     Each base step is ``x' = alpha' x_0 + sqrt(sigma'^2 - s^2) epsilon + s z`` (Song et al. 2021, arXiv:2010.02502,
     equation 12); the outputs of skipped steps are predicted from the cached ones (AB-Cache, arXiv:2504.10540).

@@ -12,7 +12,7 @@ from .run import CachedRun
 
 
 def error_estimates(run: CachedRun, higher: Sequence[Row], lower: Sequence[Row]) -> tuple[float | None, ...]:
-    r"""Root mean square of ``\sum_j (b_j - b'_j) history_j`` for every recorded call of ``run``.
+    """Root mean square of ``Σ_j (b_j - b'_j) history_j`` for every recorded call of ``run``.
 
     Args:
         run: The run with its excerpts.

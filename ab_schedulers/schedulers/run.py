@@ -112,7 +112,7 @@ class CachedRun:
         precise: torch.Tensor,
         noise: torch.Tensor | None,
     ) -> torch.Tensor:
-        r"""``a sample + \sum_j b_j history_j`` with the new output in front; records it if the result is finite.
+        """``a sample + Σ_j b_j history_j`` with the new output in front; records it if the result is finite.
 
         Args:
             observed: What this call leaves.
