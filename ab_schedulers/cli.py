@@ -37,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     benches = bench.add_subparsers(required=True, metavar="measurement")
     _add_quality(benches)
     _add_defaults(benches)
+    _add_solvers(benches)
     _add_speed(benches)
     _add_coefficients(commands)
     _add_plan(commands)
@@ -152,6 +153,35 @@ def _defaults(arguments: argparse.Namespace) -> str:
 
     _set_threads(arguments)
     return defaults(subjects=arguments.subjects, calls=arguments.calls, samples=arguments.samples, out=arguments.out)
+
+
+def _add_solvers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("solvers", help="all stock solvers and ours at equal model calls")
+    parser.add_argument(
+        "--subjects",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="bundled models or mixture-vp, mixture-flow (default: the bundled models)",
+    )
+    parser.add_argument("--calls", type=_positive, nargs="+", default=[5, 6, 8, 10, 12, 15, 20], help="model calls")
+    parser.add_argument("--seed-sets", type=_positive, default=4, help="sets of noises (default: %(default)s)")
+    parser.add_argument("--samples", type=_positive, default=16, help="trajectories per set (default: %(default)s)")
+    _add_shared(parser, "ab_schedulers_bench")
+    parser.set_defaults(command=_solvers)
+
+
+def _solvers(arguments: argparse.Namespace) -> str:
+    from ab_schedulers.bench.solvers import solvers
+
+    _set_threads(arguments)
+    return solvers(
+        subjects=arguments.subjects,
+        calls=arguments.calls,
+        sets=arguments.seed_sets,
+        samples=arguments.samples,
+        out=arguments.out,
+    )
 
 
 def _add_speed(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

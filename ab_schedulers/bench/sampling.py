@@ -23,11 +23,13 @@ class SamplingRun:
         images: final samples (batch, …).
         model_calls: how often the model was called.
         seconds: wall clock of the loop alone, without `set_timesteps`.
+        model_seconds: the part of `seconds` that the model took.
     """
 
     images: torch.Tensor
     model_calls: int
     seconds: float
+    model_seconds: float
 
 
 def start_grid(scheduler: Any, num_inference_steps: int, **options: Any) -> None:
@@ -64,7 +66,7 @@ def sample(
         **options: further keyword arguments of `set_timesteps`.
 
     Returns:
-        Final samples, number of model calls, seconds of the loop.
+        Final samples, number of model calls, seconds of the loop and of the model in it.
     """
     start_grid(scheduler, num_inference_steps, **options)
     classes = torch.zeros(len(noise), dtype=torch.long) if labels is None else labels
@@ -73,16 +75,19 @@ def sample(
     step_options: dict[str, Any] = {"return_dict": False}
     if "generator" in inspect.signature(scheduler.step).parameters:
         step_options["generator"] = torch.Generator().manual_seed(0)
-    model_calls = 0
+    model_calls, model_seconds = 0, 0.0
     started = time.perf_counter()
     for timestep in scheduler.timesteps:
         model_input = images if scale_model_input is None else scale_model_input(images, timestep)
+        called = time.perf_counter()
         model_output = subject.predict(model_input, timestep, classes)
+        model_seconds += time.perf_counter() - called
         images = scheduler.step(model_output, timestep, images, **step_options)[0]
         model_calls += 1
         if on_call is not None:
             on_call()
-    return SamplingRun(images=images, model_calls=model_calls, seconds=time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return SamplingRun(images=images, model_calls=model_calls, seconds=seconds, model_seconds=model_seconds)
 
 
 def seeded_noise(

@@ -1,0 +1,201 @@
+"""Stock solvers of diffusers at their documented settings, each made for a number of model calls.
+
+A peer takes betas and prediction type from the config of the model's own scheduler; everything else is the setting that
+its label names. What diffusers does badly at a setting is left as it is: a user gets it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import diffusers
+
+from ab_schedulers.bench.ipndm import IPNDMOnGrid
+from ab_schedulers.bench.methods import Contender
+
+FLOW_SHIFTS = (1.0, 1.5, 2.0, 2.5, 3.0)
+Options = Mapping[str, Any]
+_SPACINGS = ("trailing", "linspace", "leading")
+_BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
+_SCHEDULES = {"karras": "use_karras_sigmas", "exponential": "use_exponential_sigmas"}
+_DPM_SCHEDULES = {"lu": "use_lu_lambdas", "beta": "use_beta_sigmas"}
+_CLIPPED: Options = {"lambda_min_clipped": -5.1}
+_LAST: Options = {"lower_order_final": True}
+# With final sigma 0 the last step of these two is infinite.
+_BH1: Options = {"solver_type": "bh1", "final_sigmas_type": "sigma_min"}
+_EPSILON: Options = {"predict_x0": False, "final_sigmas_type": "sigma_min"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """A solver at one setting.
+
+    Attributes:
+        solver: name of the solver, without the setting.
+        setting: grid and options.
+        make: the scheduler for the config of the model's own one; it raises where the setting does not exist.
+        steps: `num_inference_steps` for a number of model calls; 0 where the calls are too few.
+    """
+
+    solver: str
+    setting: str
+    make: Callable[[Options], Any]
+    steps: Callable[[int], int] = int
+
+    def contender(self, stock: Any, calls: int) -> Contender:
+        """The solver on the model of the scheduler `stock`, with at most `calls` model calls.
+
+        Raises:
+            ValueError: the solver has no step for so few calls, or not this setting.
+        """
+        steps = self.steps(calls)
+        if steps < 1:
+            raise ValueError(f"{self.solver} takes no step with {calls} model calls")
+        label = f"{self.solver}, {self.setting}"
+        return Contender(label=label, scheduler=self.make(stock.config), num_inference_steps=steps)
+
+
+def peers(stock: Any) -> list[Peer]:
+    """All solvers and settings for the model of the scheduler `stock`."""
+    if "FlowMatch" in type(stock).__name__:
+        return [peer for shift in FLOW_SHIFTS for peer in _flow_solvers(shift)]
+    return vp_peers(stock.config)
+
+
+def heun_steps(calls: int) -> int:
+    """Steps of a method with two calls a step but one in the last: `n` steps take `2 n - 1` calls."""
+    return (calls + 1) // 2
+
+
+def plms_steps(calls: int) -> int:
+    """Steps of PNDM without its Runge-Kutta start: `n` steps take `n + 1` calls, the second timestep twice."""
+    return calls - 1
+
+
+def deterministic(timestep: object) -> float:
+    """`tau_func` of SA-Solver on the probability flow: no noise at any timestep."""
+    return 0.0
+
+
+def vp_peers(config: Options) -> list[Peer]:
+    """Solvers of variance-preserving models.
+
+    Schedules in sigma or lambda always span all sigmas, whatever the spacing. The cosine schedule adds DPM-Solver++
+    with the clipped lambda that diffusers documents for it.
+    """
+    found = [peer for spacing in _SPACINGS for peer in _spaced(spacing, {"timestep_spacing": spacing})]
+    found += [peer for name, key in _SCHEDULES.items() for peer in _scheduled(name, {key: True})]
+    for name, key in _DPM_SCHEDULES.items():
+        found += [_multistep(order, name, {"timestep_spacing": "trailing", key: True}) for order in (2, 3)]
+    found += [_singlestep(order, "linspace", {}) for order in (2, 3)]
+    found += [_ipndm(spacing) for spacing in _SPACINGS]
+    if config["beta_schedule"] == "squaredcos_cap_v2":
+        for order in (2, 3):
+            for spacing in ("trailing", "linspace"):
+                found.append(_multistep(order, f"{spacing}, clipped", {"timestep_spacing": spacing, **_CLIPPED}))
+            found.append(_singlestep(order, "linspace, clipped", _CLIPPED))
+    return found
+
+
+def _spaced(spacing: str, grid: Options) -> list[Peer]:
+    ddim = {**grid, "clip_sample": False, "set_alpha_to_one": True}
+    pndm = {**grid, "skip_prk_steps": True, "set_alpha_to_one": True}
+    found = [
+        _vp("DDIM", spacing, "DDIMScheduler", ddim),
+        _vp("Euler", spacing, "EulerDiscreteScheduler", grid),
+        _vp("Heun", spacing, "HeunDiscreteScheduler", grid, heun_steps),
+        _vp("PNDM", spacing, "PNDMScheduler", pndm, plms_steps),
+        _vp("LMS", spacing, "LMSDiscreteScheduler", grid),
+    ]
+    for order in (2, 3):
+        unipc = {**grid, "solver_order": order}
+        found += [
+            _multistep(order, spacing, grid),
+            _vp(f"UniPC {order}", spacing, "UniPCMultistepScheduler", unipc),
+            _vp(f"UniPC {order} ε", spacing, "UniPCMultistepScheduler", {**unipc, **_EPSILON}),
+            _vp(f"UniPC {order} bh1", spacing, "UniPCMultistepScheduler", {**unipc, **_BH1}),
+            _vp(f"DEIS {order}", spacing, "DEISMultistepScheduler", {**grid, "solver_order": order}),
+            _sa_solver(order, spacing, grid),
+        ]
+    return found
+
+
+def _scheduled(name: str, schedule: Options) -> list[Peer]:
+    grid = {"timestep_spacing": "trailing", **schedule}
+    found = [
+        _vp("Euler", name, "EulerDiscreteScheduler", grid),
+        _vp("Heun", name, "HeunDiscreteScheduler", grid, heun_steps),
+        _vp("LMS", name, "LMSDiscreteScheduler", grid),
+    ]
+    for order in (2, 3):
+        found += [
+            _multistep(order, name, grid),
+            _singlestep(order, name, schedule),
+            _vp(f"UniPC {order}", name, "UniPCMultistepScheduler", {**grid, "solver_order": order}),
+            _vp(f"DEIS {order}", name, "DEISMultistepScheduler", {**grid, "solver_order": order}),
+            _sa_solver(order, name, grid),
+        ]
+    return found
+
+
+def _multistep(order: int, setting: str, options: Options) -> Peer:
+    return _vp(f"DPM++ {order}M", setting, "DPMSolverMultistepScheduler", {**options, "solver_order": order})
+
+
+def _singlestep(order: int, setting: str, options: Options) -> Peer:
+    return _vp(f"DPM++ {order}S", setting, "DPMSolverSinglestepScheduler", {**options, "solver_order": order, **_LAST})
+
+
+def _sa_solver(order: int, setting: str, options: Options) -> Peer:
+    return _vp(f"SA-Solver {order}", setting, "SASolverScheduler", {**options, **_sa_orders(order)})
+
+
+def _sa_orders(order: int) -> dict[str, Any]:
+    return {"predictor_order": order, "corrector_order": order, "tau_func": deterministic}
+
+
+def _ipndm(spacing: str) -> Peer:
+    def make(config: Options) -> IPNDMOnGrid:
+        return IPNDMOnGrid(_betas(config), spacing)
+
+    return Peer(solver="IPNDM", setting=f"{spacing} levels", make=make)
+
+
+def _betas(config: Options) -> dict[str, Any]:
+    return {key: config[key] for key in _BETAS if config[key] is not None}
+
+
+def _vp(solver: str, setting: str, name: str, options: Options, steps: Callable[[int], int] = int) -> Peer:
+    def make(config: Options) -> Any:
+        return getattr(diffusers, name)(**_betas(config), **options)
+
+    return Peer(solver=solver, setting=setting, make=make, steps=steps)
+
+
+def _flow_solvers(shift: float) -> list[Peer]:
+    found = [
+        _flow("flow Euler", shift, "FlowMatchEulerDiscreteScheduler", {"shift": shift}),
+        _flow("flow Heun", shift, "FlowMatchHeunDiscreteScheduler", {"shift": shift}, heun_steps),
+    ]
+    flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": shift}
+    for order in (2, 3):
+        ordered = {**flow, "solver_order": order}
+        found += [
+            _flow(f"DPM++ {order}M", shift, "DPMSolverMultistepScheduler", ordered),
+            _flow(f"DPM++ {order}S", shift, "DPMSolverSinglestepScheduler", {**ordered, **_LAST}),
+            _flow(f"UniPC {order}", shift, "UniPCMultistepScheduler", ordered),
+            _flow(f"UniPC {order} bh1", shift, "UniPCMultistepScheduler", {**ordered, **_BH1}),
+            _flow(f"UniPC {order} ε", shift, "UniPCMultistepScheduler", {**ordered, **_EPSILON}),
+            _flow(f"DEIS {order}", shift, "DEISMultistepScheduler", ordered),
+            _flow(f"SA-Solver {order}", shift, "SASolverScheduler", {**flow, **_sa_orders(order)}),
+        ]
+    return found
+
+
+def _flow(solver: str, shift: float, name: str, options: Options, steps: Callable[[int], int] = int) -> Peer:
+    def make(_: Options) -> Any:
+        return getattr(diffusers, name)(**options)
+
+    return Peer(solver=solver, setting=f"shift {shift:g}", make=make, steps=steps)

@@ -1,0 +1,90 @@
+"""Results of `ab-schedulers bench solvers`: one entry per method and number of calls, in a file that is resumed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ab_schedulers.bench.environment import environment, read_json, write_json
+
+STOCK, OWN = "stock", "own"
+FIRST_SEED = 40_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One method at one number of calls.
+
+    Attributes:
+        calls: model calls that were allowed.
+        model_calls: model calls that were made.
+        errors: RMSE to the converged trajectory, one per seed set.
+        first_timestep: where the run started.
+        scheduler_ms: milliseconds per call outside the model, for the whole batch.
+        model_ms: milliseconds per call in the model, for the whole batch.
+        refused: why there is no result.
+    """
+
+    subject: str
+    group: str
+    solver: str
+    setting: str
+    calls: int
+    fingerprint: str
+    model_calls: int = 0
+    errors: tuple[float, ...] = ()
+    first_timestep: float = math.nan
+    scheduler_ms: float = math.nan
+    model_ms: float = math.nan
+    refused: str = ""
+
+    @property
+    def key(self) -> tuple[str, str, str, str, int, str]:
+        """What identifies the measurement."""
+        return (self.subject, self.group, self.solver, self.setting, self.calls, self.fingerprint)
+
+    @property
+    def error(self) -> float:
+        """Mean over the seed sets; infinite where there is no finite result."""
+        mean = sum(self.errors) / len(self.errors) if self.errors else math.inf
+        return mean if math.isfinite(mean) else math.inf
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation over the seed sets."""
+        if len(self.errors) < 2:
+            return math.nan
+        return math.sqrt(sum((error - self.error) ** 2 for error in self.errors) / (len(self.errors) - 1))
+
+
+def best(entries: Iterable[Entry], group: str = STOCK, count: int = 1) -> dict[tuple[str, int], list[Entry]]:
+    """Per subject and number of calls, the `count` entries of `group` with the smallest mean errors, best first."""
+    cells: dict[tuple[str, int], list[Entry]] = {}
+    for entry in entries:
+        if entry.group == group and math.isfinite(entry.error):
+            cells.setdefault((entry.subject, entry.calls), []).append(entry)
+    return {cell: sorted(found, key=lambda entry: entry.error)[:count] for cell, found in cells.items()}
+
+
+@dataclass(slots=True, kw_only=True)
+class Results:
+    """What has been measured, in one JSON file that is written after every method."""
+
+    path: Path
+    entries: dict[Any, Entry] = field(default_factory=dict)
+    references: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> Results:
+        """Earlier results, none where there is no file."""
+        stored = read_json(path) or {"entries": [], "references": {}}
+        entries = [Entry(**{**item, "errors": tuple(item["errors"])}) for item in stored["entries"]]
+        return cls(path=path, entries={entry.key: entry for entry in entries}, references=stored["references"])
+
+    def write(self) -> None:
+        """Write everything in one move."""
+        content = {"environment": environment(), "first_seed": FIRST_SEED, "references": self.references}
+        write_json(self.path, {**content, "entries": [asdict(entry) for entry in self.entries.values()]})
