@@ -26,7 +26,7 @@ define install
 	@python="$${PYTHON:-$(PYTHON)}"; python="$${python:-$(find_python)}"; \
 	if [ -z "$$python" ]; then echo "No Python >= 3.11 found; name one: make PYTHON=/path/to/python" >&2; exit 1; fi; \
 	if [ ! -x "$(1)/bin/python" ]; then echo "Making $(1) with $$python"; "$$python" -m venv "$(1)"; fi
-	@"$(1)/bin/python" -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c $(2) setuptools
+	@"$(1)/bin/python" -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c $(2) "setuptools>=77"
 	@"$(1)/bin/python" -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c $(2) \
 		--no-build-isolation -e ".[$(3)]"
 	@touch "$(1)/.installed"
