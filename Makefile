@@ -38,7 +38,7 @@ $(STAMP): pyproject.toml constraints.txt
 $(LOWEST_STAMP): pyproject.toml constraints-lowest.txt
 	$(call install,$(LOWEST),constraints-lowest.txt,test)
 
-.PHONY: help install demo figures docs docs-serve test lint ruff types layers pytest test-fast test-lowest format clean
+.PHONY: help install demo figures docs docs-serve docs-check test lint ruff types layers pytest test-fast test-lowest format clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | \
@@ -63,6 +63,9 @@ docs: $(STAMP) ## Build the documentation site into site/; warnings are errors.
 
 docs-serve: $(STAMP) ## Serve the documentation site and rebuild it when a page changes.
 	$(MKDOCS) serve
+
+docs-check: docs ## Build the site and look at every page in Chromium, at desktop and phone width.
+	$(BIN)/python -m website.browser_check site
 
 test: lint pytest ## Install and run everything: ruff, mypy, import-linter, pytest.
 
