@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
-from . import adams, amplification, base_step_maps, folded_rows, linear_relation, row_limits, stability
+from . import (
+    adams,
+    amplification,
+    base_step_maps,
+    folded_rows,
+    linear_relation,
+    multistep_orders,
+    multistep_rows,
+    row_limits,
+    stability,
+)
 from .statements import Part
 
 # A long part goes on in further modules, which add their statements to it.
-CONTINUATIONS = (row_limits, amplification)
+CONTINUATIONS = (row_limits, multistep_orders, amplification)
 
-PARTS: tuple[Part, ...] = (adams.part, linear_relation.part, base_step_maps.part, folded_rows.part, stability.part)
+PARTS: tuple[Part, ...] = (
+    adams.part,
+    linear_relation.part,
+    base_step_maps.part,
+    folded_rows.part,
+    multistep_rows.part,
+    stability.part,
+)
