@@ -11,6 +11,14 @@ computed outputs (Adams-Bashforth extrapolation), and the steps between two call
 
 from diffusers import SchedulerMixin as SchedulerMixin  # diffusers looks for it in the library of a saved pipeline
 
+from ab_schedulers.caching import (
+    ABCacheConfig,
+    EBCacheConfig,
+    EBTable,
+    apply_ab_cache,
+    apply_eb_cache,
+    remove_cache,
+)
 from ab_schedulers.numerics import CachePlan
 from ab_schedulers.schedulers import (
     ABCacheDDIMScheduler,
@@ -22,10 +30,16 @@ from ab_schedulers.schedulers import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "ABCacheConfig",
     "ABCacheDDIMScheduler",
     "ABCacheDPMSolverMultistepScheduler",
     "ABCacheFlowMatchEulerScheduler",
     "ABCacheScheduler",
     "CachePlan",
+    "EBCacheConfig",
+    "EBTable",
     "__version__",
+    "apply_ab_cache",
+    "apply_eb_cache",
+    "remove_cache",
 ]

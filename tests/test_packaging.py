@@ -31,6 +31,14 @@ EXEMPLARY = [
     for file in sorted((ROOT / "ab_schedulers").rglob("*.py"))
     if "    >>> " in file.read_text(encoding="utf-8")
 ]
+CACHING = [
+    "ABCacheConfig",
+    "EBCacheConfig",
+    "EBTable",
+    "apply_ab_cache",
+    "apply_eb_cache",
+    "remove_cache",
+]
 SCHEDULERS = [
     "ABCacheDDIMScheduler",
     "ABCacheDPMSolverMultistepScheduler",
@@ -141,7 +149,7 @@ def test_theory_is_a_part_of_the_package_in_an_editable_installation() -> None:
 
 
 def test_the_public_names_are_these() -> None:
-    assert sorted(ab_schedulers.__all__) == sorted([*SCHEDULERS, "CachePlan", "__version__"])
+    assert sorted(ab_schedulers.__all__) == sorted([*SCHEDULERS, *CACHING, "CachePlan", "__version__"])
     assert all(hasattr(ab_schedulers, name) for name in ab_schedulers.__all__)
 
 

@@ -97,6 +97,20 @@ def embedded_difference(row: Row, lower: Row) -> tuple[tuple[Number, ...], tuple
     return _difference(row.history, lower.history), _difference(row.base_history, lower.base_history)
 
 
+def embedded_weights(nodes: Sequence[Number], point: Number) -> tuple[Number, ...]:
+    """Weights of the prediction of order ``k = len(nodes)`` at ``point`` minus those of order ``k - 1``.
+
+    Their combination of the outputs estimates the error of the lower order without a further model call (Hairer,
+    Norsett and Wanner, *Solving ODEs I*, section III.7). They sum to zero.
+
+    Raises:
+        ValueError: If there are fewer than two nodes or two are equal.
+    """
+    if len(nodes) < 2:
+        raise ValueError(f"an embedded estimate needs at least two nodes, received {len(nodes)}; pass one more output.")
+    return _difference(lagrange_weights(nodes, point), lagrange_weights(nodes[:-1], point))
+
+
 def _difference(newer: Sequence[Number], older: Sequence[Number]) -> tuple[Number, ...]:
     depth = max(len(newer), len(older))
     padded = [*newer, *[0] * (depth - len(newer))], [*older, *[0] * (depth - len(older))]

@@ -22,11 +22,11 @@ def check_options(config: Mapping[str, Any]) -> None:
         TypeError: If an option has the wrong type.
         ValueError: If an option has a value out of range.
     """
-    _check_integer(config, "cache_interval", 1, None)
-    _check_integer(config, "cache_order", 1, MAX_ORDER)
-    _check_integer(config, "cache_corrector", 1, MAX_ORDER, optional=True)
-    _check_integer(config, "warmup_calls", 0, None)
-    _check_integer(config, "num_base_steps", 1, None, optional=True)
+    check_integer(config, "cache_interval", 1, None)
+    check_integer(config, "cache_order", 1, MAX_ORDER)
+    check_integer(config, "cache_corrector", 1, MAX_ORDER, optional=True)
+    check_integer(config, "warmup_calls", 0, None)
+    check_integer(config, "num_base_steps", 1, None, optional=True)
     check_choice(config, "cache_predictor", PREDICTORS)
     check_choice(config, "cache_variable", VARIABLES)
     if config["cache_quantity"] is not None:
@@ -44,9 +44,10 @@ def check_options(config: Mapping[str, Any]) -> None:
     noise_scale_function(config["noise_scaling"])
 
 
-def _check_integer(
+def check_integer(
     config: Mapping[str, Any], name: str, minimum: int, maximum: int | None, *, optional: bool = False
 ) -> None:
+    """Raise unless ``config[name]`` is an integer within ``minimum`` and ``maximum``, or None where ``optional``."""
     value = config[name]
     if optional and value is None:
         return

@@ -20,6 +20,7 @@ from ab_schedulers.numerics import (
     adams_moulton_weights,
     binomial_weights,
     embedded_difference,
+    embedded_weights,
     fold,
     interpolation_error_constant,
     lagrange_weights,
@@ -191,3 +192,22 @@ def test_embedded_difference_estimates_the_error_of_the_lower_row_at_its_order(o
     assert np.polyfit(np.log(spans), np.log(errors), 1)[0] == pytest.approx(order, abs=0.2)
     assert ratios[-1] == pytest.approx(1, abs=0.25)
     assert abs(ratios[-1] - 1) < abs(ratios[0] - 1) / 4  # it is asymptotically correct, to first order in h
+
+
+@pytest.mark.parametrize("order", range(2, 6))
+def test_embedded_weights_are_the_difference_of_two_orders(order: int) -> None:
+    """They vanish on polynomials of the lower order, and on the next monomial give what the lower order misses."""
+    nodes, point = [Fraction(-j * j - j) for j in range(order)], Fraction(3, 2)
+    weights = embedded_weights(nodes, point)
+    for degree in range(order - 1):
+        assert sum(w * x**degree for w, x in zip(weights, nodes, strict=True)) == 0
+    highest = order - 1
+    missed = point**highest - sum(
+        w * x**highest for w, x in zip(lagrange_weights(nodes[:-1], point), nodes, strict=False)
+    )
+    assert sum(w * x**highest for w, x in zip(weights, nodes, strict=True)) == missed != 0
+
+
+def test_one_node_has_no_embedded_estimate() -> None:
+    with pytest.raises(ValueError, match="at least two nodes"):
+        embedded_weights([Fraction(0)], Fraction(1))
