@@ -25,7 +25,8 @@ tomllib = pytest.importorskip("tomllib", reason="reads pyproject.toml, which tak
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+MODEL_CARD = ROOT / "ab_schedulers" / "models" / "README.md"
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), MODEL_CARD])
 EXEMPLARY = [
     ".".join(file.relative_to(ROOT).with_suffix("").parts)
     for file in sorted((ROOT / "ab_schedulers").rglob("*.py"))
@@ -108,7 +109,8 @@ def test_the_wheel_holds_every_module_the_weights_and_the_type_marker_and_no_top
     }
     assert any(name.endswith(".safetensors") for name in weights)
     assert "ab_schedulers/theory/__init__.py" in derivations
-    assert modules | derivations | weights | {"ab_schedulers/py.typed"} <= names
+    others = {"ab_schedulers/py.typed", MODEL_CARD.relative_to(ROOT).as_posix()}
+    assert modules | derivations | weights | others <= names
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"ab_schedulers"}
 
 
@@ -200,7 +202,7 @@ def test_no_module_of_the_package_imports_theory() -> None:
             assert "theory" not in {part for name in [origin, *imported] for part in name.split(".")}, file
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_the_python_examples_of_a_page_compile(page: Path) -> None:
     for number, (_, block) in enumerate(python_blocks(page)):
         compile(block, f"{page.name}, example {number}", "exec")
@@ -208,7 +210,9 @@ def test_the_python_examples_of_a_page_compile(page: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if any(runs for runs, _ in python_blocks(page))], ids=lambda page: page.name
+    "page",
+    [page for page in PAGES if any(runs for runs, _ in python_blocks(page))],
+    ids=lambda page: page.relative_to(ROOT).as_posix(),
 )
 def test_the_examples_of_a_page_that_say_so_run_in_order(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -269,7 +273,7 @@ def test_the_readme_states_the_defaults_of_the_code(option: str) -> None:
     assert f"\n| {' | '.join(cells)} | " in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_the_files_a_page_points_to_exist(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
         if not re.match(r"[a-z]+:", target):

@@ -66,8 +66,9 @@ def feature_moments(classifier: FashionClassifier, images: torch.Tensor) -> tupl
 
 
 def write_statistics(settings: Settings) -> None:
-    """Writes the feature moments of the training images, and prints how far real test images are from them."""
+    """Writes the feature moments of the training images; prints how far real test images are, and the accuracy."""
     classifier = load_classifier(weights=settings.out).to(settings.device)
+    print(f"statistics: test accuracy of the classifier {test_accuracy(classifier, settings):.4f}")
     training = feature_moments(classifier, read_split(settings.data, "train")[0].to(settings.device))
     folder = settings.out / "statistics"
     folder.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 from pathlib import Path
 
 import diffusers
@@ -35,21 +35,44 @@ def sampled(bundled: BundledModel, labels: torch.Tensor, steps: int) -> torch.Te
     return sample.clamp(-1, 1)
 
 
-@pytest.mark.parametrize("name", BUNDLED)
-def test_weights_are_float16_and_at_most_four_megabytes(name: str) -> None:
-    path = WEIGHTS / name / "diffusion_pytorch_model.safetensors"
+CLASSES = {
+    "dit-epsilon": diffusers.DiTTransformer2DModel,
+    "dit-flow": diffusers.DiTTransformer2DModel,
+    "unet-v": diffusers.UNet2DModel,
+}
+
+
+@pytest.mark.parametrize("path", sorted(WEIGHTS.rglob("*.safetensors")), ids=lambda path: path.parent.name)
+def test_weights_are_at_most_four_megabytes_and_float16(path: Path) -> None:
+    """But for the counters of batch normalization and the statistics, which are float64."""
     assert path.stat().st_size <= 4_000_000
     with safe_open(path, "pt") as tensors:
-        assert {tensors.get_slice(key).get_dtype() for key in tensors.keys()} == {"F16"}  # noqa: SIM118
+        kinds = {tensors.get_slice(key).get_dtype() for key in tensors.keys()}  # noqa: SIM118
+    assert kinds == {"classifier": {"F16", "I64"}, "statistics": {"F64"}}.get(path.parent.name, {"F16"})
 
 
 @pytest.mark.parametrize("name", BUNDLED)
-def test_weights_load_by_diffusers_own_from_pretrained(name: str) -> None:
-    config = json.loads((WEIGHTS / name / "config.json").read_text())
-    model = getattr(diffusers, config["_class_name"]).from_pretrained(WEIGHTS / name)
-    ours = load(name).model
+def test_a_copy_of_the_folder_loads_by_diffusers_own_from_pretrained(name: str, tmp_path: Path) -> None:
+    shutil.copytree(WEIGHTS / name, tmp_path / "elsewhere")
+    model, rest = CLASSES[name].from_pretrained(tmp_path / "elsewhere", output_loading_info=True)
+    assert not any(rest.values()), rest
+    ours = load(name)
     for key, value in model.state_dict().items():
-        torch.testing.assert_close(ours.state_dict()[key], value.float(), rtol=0, atol=0)
+        torch.testing.assert_close(ours.model.state_dict()[key], value.float(), rtol=0, atol=0)
+    sample, labels = noise(ours, 2), torch.tensor([0, ours.num_classes])
+    output = model(sample, timestep=torch.full((2,), 300), class_labels=labels).sample
+    torch.testing.assert_close(output, ours.predict(sample, 300, labels))
+    scheduler = type(ours.scheduler).from_pretrained(tmp_path / "elsewhere", subfolder="scheduler")
+    assert dict(scheduler.config) == dict(ours.scheduler.config)
+
+
+def test_the_model_card_tells_the_true_numbers_of_parameters_and_bytes() -> None:
+    card = (WEIGHTS.parent / "README.md").read_text(encoding="utf-8")
+    models = {name: load(name).model for name in BUNDLED} | {"classifier": load_classifier()}
+    for name, model in models.items():
+        (row,) = (line for line in card.splitlines() if line.startswith(f"| `{name}`"))
+        (file,) = (WEIGHTS / name).glob("*.safetensors")
+        assert f"| {sum(p.numel() for p in model.parameters()):,} | {file.stat().st_size:,} bytes |" in row
 
 
 def test_a_loaded_model_is_float32_in_evaluation_mode_without_gradients(bundled: BundledModel) -> None:
