@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffusers import (
+    ControlNetModel,
     DDIMScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
@@ -59,6 +60,20 @@ def stable_diffusion_xl() -> Mapping[str, Any]:
     }
 
 
+def stable_diffusion_with_control() -> Mapping[str, Any]:
+    """Stable Diffusion with a ControlNet."""
+    control = {key: UNET[key] for key in ("block_out_channels", "layers_per_block", "norm_num_groups")}
+    controlnet = seeded(
+        ControlNetModel,
+        **control,
+        attention_head_dim=UNET["attention_head_dim"],
+        down_block_types=UNET["down_block_types"],
+        cross_attention_dim=TEXT,
+        conditioning_embedding_out_channels=(4, 4, 4),
+    )
+    return {**stable_diffusion(), "controlnet": controlnet}
+
+
 def stable_diffusion_2() -> Mapping[str, Any]:
     """As Stable Diffusion; its released models predict v."""
     return stable_diffusion()
@@ -83,6 +98,12 @@ def pooled_prompt(seeds: Sequence[int], size: int) -> dict[str, Any]:
         "pooled_prompt_embeds": embedding("pooled", seeds, TEXT),
         "negative_pooled_prompt_embeds": embedding("negative pooled", [0] * len(seeds), TEXT),
     }
+
+
+def control_window(seeds: Sequence[int], size: int) -> dict[str, Any]:
+    """A control picture that guides from a quarter to three quarters of the run."""
+    control = embedding("control", seeds, 3, size, size).sigmoid()
+    return {**prompt(seeds, size), "image": control, "control_guidance_start": 0.25, "control_guidance_end": 0.75}
 
 
 def ddim() -> Any:
@@ -126,7 +147,7 @@ def _unet_case(pipeline: str, variant: str, components: Any, scheduler: Any, arg
         scheduler=scheduler,
         arguments=arguments,
         denoisers=("unet",),
-        settings={"requires_safety_checker": False} if pipeline == "StableDiffusionPipeline" else {},
+        settings={} if "XL" in pipeline else {"requires_safety_checker": False},
     )
 
 
@@ -136,4 +157,7 @@ CASES = [
     _unet_case("StableDiffusionPipeline", "v-prediction", stable_diffusion_2, trailing_v, prompt),
     _unet_case("StableDiffusionXLPipeline", "euler", stable_diffusion_xl, euler, pooled_prompt),
     _unet_case("StableDiffusionXLPipeline", "karras", stable_diffusion_xl, dpmsolver_karras, pooled_prompt),
+    _unet_case(
+        "StableDiffusionControlNetPipeline", "window", stable_diffusion_with_control, dpmsolver_karras, control_window
+    ),
 ]

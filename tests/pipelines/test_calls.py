@@ -1,0 +1,169 @@
+"""The other ways of calling a pipeline: hand-over, own timesteps, callbacks, windows, threads."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from diffusers.callbacks import SD3CFGCutoffCallback, SDCFGCutoffCallback, SDXLCFGCutoffCallback
+from tiny_pipelines import CASES, Case, cached, components_of, counterpart, difference, sample, watched
+
+BY_NAME = {case.name: case for case in CASES}
+
+
+def named(*names: str) -> pytest.MarkDecorator:
+    """Parametrize by the cases with these names."""
+    return pytest.mark.parametrize("case", [pytest.param(BY_NAME[name], id=name) for name in names])
+
+
+# -- SDXL base and refiner ----------------------------------------------------------------------------------------
+
+
+def hand_over(scheduler: Any, refiner_scheduler: Any, calls: int, share: float) -> tuple[torch.Tensor, list[float]]:
+    """The latents after base and refiner, which share their weights, and the timesteps of all calls."""
+    case = BY_NAME["StableDiffusionXLPipeline-karras"]
+    base = case.build(scheduler)
+    refiner = diffusers.StableDiffusionXLImg2ImgPipeline(**components_of(case), scheduler=refiner_scheduler)
+    refiner.set_progress_bar_config(disable=True)
+    with watched(base, case) as first, watched(refiner, case) as second:
+        latents = sample(base, case, num_inference_steps=calls, denoising_end=share)
+        text = {key: value for key, value in case.arguments((0,), 32).items() if key not in ("height", "width")}
+        sizes = {"original_size": (32, 32), "target_size": (32, 32)}
+        latents = refiner(**text, **sizes, image=latents, num_inference_steps=calls, denoising_start=share).images
+    return latents, first.timesteps + second.timesteps
+
+
+def test_base_and_refiner_make_the_calls_of_one_run_and_meet_at_one_level() -> None:
+    """Without memory (first order throughout) the run in two parts is the run in one."""
+    case = BY_NAME["StableDiffusionXLPipeline-karras"]
+    plain: dict[str, Any] = {"cache_order": 1, "cache_corrector": None, "solver_order": 1}
+    latents, timesteps = hand_over(cached(case, **plain), cached(case, **plain), 10, 0.6)
+    whole = case.build(cached(case, **plain))
+    expected = sample(whole, case, num_inference_steps=10, original_size=(32, 32), target_size=(32, 32))
+    assert timesteps == whole.scheduler.timesteps.tolist()
+    assert difference(latents, expected) < 1e-4
+
+
+def test_base_and_refiner_at_interval_one_are_the_stock_hand_over() -> None:
+    case = BY_NAME["StableDiffusionXLPipeline-karras"]
+    one = [cached(case, cache_interval=1) for _ in range(2)]
+    latents, timesteps = hand_over(*one, 10, 0.6)
+    expected, stock_timesteps = hand_over(case.scheduler(), case.scheduler(), 10, 0.6)
+    assert timesteps == stock_timesteps
+    assert difference(latents, expected) < 2e-5
+
+
+# -- timesteps and sigmas given by the user -------------------------------------------------------------------------
+
+OWN_GRIDS: list[tuple[str, dict[str, Any]]] = [
+    ("StableDiffusionXLPipeline-karras", {"timesteps": [951, 800, 555, 321, 100]}),
+    ("StableDiffusion3Pipeline", {"sigmas": [1.0, 0.8, 0.5, 0.2]}),
+    ("FluxPipeline-distilled", {"sigmas": [1.0, 0.9, 0.6, 0.3, 0.1]}),
+    ("QwenImagePipeline", {"sigmas": [1.0, 0.75, 0.5, 0.25]}),
+    ("CogView4Pipeline", {"timesteps": [1000, 700, 400, 100], "sigmas": [1.0, 0.7, 0.4, 0.1]}),
+    ("HunyuanVideoPipeline", {"sigmas": [1.0, 0.7, 0.4]}),
+]
+
+
+@pytest.mark.parametrize(("name", "grid"), OWN_GRIDS, ids=[name for name, _ in OWN_GRIDS])
+def test_own_timesteps_and_sigmas_are_the_nodes_of_the_calls(name: str, grid: dict[str, Any]) -> None:
+    case = BY_NAME[name]
+    if case.pipeline == "StableDiffusionXLPipeline":
+        plain = {"use_karras_sigmas": False}
+        stock = case.build(diffusers.DPMSolverMultistepScheduler.from_config(case.scheduler().config, **plain))
+    else:
+        plain, stock = {}, case.build(counterpart(case))
+    with watched(stock, case) as expected:
+        result = sample(stock, case, **grid)
+    assert difference(sample(case.build(cached(case, cache_interval=1, **plain)), case, **grid), result) < 2e-5
+    ours = case.build(cached(case, **plain))
+    with watched(ours, case) as seen:
+        sample(ours, case, **grid)
+    count = len(next(iter(grid.values())))
+    assert len(seen.timesteps) == len(expected.timesteps) == count
+    assert len(ours.scheduler.base_timesteps) == 3 * count
+    if "shift_terminal" not in ours.scheduler.config or ours.scheduler.config.shift_terminal is None:
+        assert seen.timesteps == pytest.approx(expected.timesteps, abs=1e-3)
+
+
+def test_ddim_takes_no_timesteps_from_the_user_as_in_diffusers() -> None:
+    case = BY_NAME["StableDiffusionPipeline-ddim"]
+    with pytest.raises(ValueError, match="does not support custom timestep"):
+        sample(case.build(cached(case)), case, timesteps=[900, 500, 100])
+
+
+# -- callbacks that change the guidance ------------------------------------------------------------------------------
+
+CUTOFFS: list[tuple[str, Any]] = [
+    ("StableDiffusionPipeline-ddim", SDCFGCutoffCallback),
+    ("StableDiffusionXLPipeline-karras", SDXLCFGCutoffCallback),
+    ("StableDiffusion3Pipeline", SD3CFGCutoffCallback),
+]
+
+
+@pytest.mark.parametrize(("name", "callback"), CUTOFFS, ids=[name for name, _ in CUTOFFS])
+def test_guidance_that_a_callback_switches_off_stays_off_and_the_run_is_complete(name: str, callback: Any) -> None:
+    case = BY_NAME[name]
+    arguments = {"num_inference_steps": 8, "callback_on_step_end": callback(cutoff_step_ratio=0.5)}
+    result = sample(case.build(counterpart(case)), case, **arguments)
+    assert difference(sample(case.build(cached(case, cache_interval=1)), case, **arguments), result) < 2e-5
+    pipe = case.build(cached(case))
+    with watched(pipe, case) as seen:
+        cut = sample(pipe, case, **arguments)
+    assert seen.timesteps == pipe.scheduler.timesteps.tolist()
+    assert difference(cut, sample(pipe, case, num_inference_steps=8)) > 1e-4
+
+
+@named("StableDiffusionPipeline-ddim", "StableDiffusion3Pipeline", "WanPipeline-2.2")
+def test_reset_history_in_a_callback_restarts_the_rows_there(case: Case) -> None:
+    pipe = case.build(cached(case))
+
+    def forget(pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if index == 4:
+            pipe.scheduler.reset_history()
+        return tensors
+
+    sample(pipe, case, num_inference_steps=8, callback_on_step_end=forget)
+    rows = pipe.scheduler.rows
+    assert [row.order for row in rows] == [1, 2, 2]
+    assert len(rows[0].history) == 1
+
+
+@named("StableDiffusion3Pipeline-skip-layer guidance", "StableDiffusionControlNetPipeline-window")
+def test_windows_in_fractions_of_the_run_hold_as_many_calls_as_with_stock(case: Case) -> None:
+    stock, ours = case.build(counterpart(case)), case.build(cached(case))
+    counted: list[list[int]] = []
+    for pipe in (stock, ours):
+        control = getattr(pipe, "controlnet", None)
+        weights: list[int] = []
+        hook = None
+        if control is not None:
+            hook = control.register_forward_pre_hook(
+                lambda module, inputs, kwargs, seen=weights: seen.append(int(kwargs["conditioning_scale"] > 0)),
+                with_kwargs=True,
+            )
+        with watched(pipe, case) as seen:
+            sample(pipe, case, num_inference_steps=10)
+        counted.append([len(seen.forwards), *weights])
+        if hook is not None:
+            hook.remove()
+    assert counted[0] == counted[1]
+
+
+# -- threads -------------------------------------------------------------------------------------------------------
+
+
+def test_two_pipelines_run_in_two_threads_with_their_own_schedulers() -> None:
+    cases = [BY_NAME["StableDiffusion3Pipeline"], BY_NAME["PixArtAlphaPipeline"]]
+    expected = [sample(case.build(cached(case)), case, num_inference_steps=8) for case in cases]
+    pipes = [case.build(cached(case)) for case in cases]
+    with ThreadPoolExecutor(2) as threads:
+        for _ in range(3):
+            runs = [
+                threads.submit(sample, pipe, case, num_inference_steps=8)
+                for pipe, case in zip(pipes, cases, strict=True)
+            ]
+            assert all(torch.equal(run.result(), known) for run, known in zip(runs, expected, strict=True))
