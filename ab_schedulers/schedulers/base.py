@@ -17,6 +17,7 @@ from . import reports
 from .calibrations import CalibratedPlan, parse_calibrations
 from .combination import linear
 from .grids import NoiseGrid, check_number_of_calls
+from .jumps import abrupt_call
 from .options import check_choice, check_options, noise_scale_function, resolve_plan
 from .run import CachedRun, Observed
 from .sources import resolve_config
@@ -293,6 +294,8 @@ class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
         noise = None if draw_noise is None else draw_noise()
         prev_sample = run.advance(observed, model_output, sample, precise, noise)
         self._run, self._step_index = run, call + 1
+        if len(run.excerpts) == len(run.rows):
+            self._report_jump(run)
         return prev_sample, observed
 
     def _locate(self, timestep: Any) -> tuple[CachedRun, int]:
@@ -323,6 +326,24 @@ class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
         """The cached quantity of this call; ``sample`` comes in float32 or better."""
         of_sample, of_output = run.conversions[run.next_call - run.first_call]
         return Observed(quantity=linear(of_sample, sample, of_output, model_output))
+
+    def _report_jump(self, run: CachedRun) -> None:
+        """Say once if the model's output jumped during a finished run, where predictions reach across the jump."""
+        plan, grid = self._require_grid()
+        if plan.num_base_steps == plan.num_calls or self._stochastic or "jump" in self._warned:
+            return
+        nodes = grid.nodes(self.config.cache_variable)
+        calls = plan.compute_steps[run.first_call :]
+        place = abrupt_call([output for output, _ in run.excerpts], [nodes[i] for i in calls])
+        if place is not None:
+            call = run.first_call + place
+            self._warn_once(
+                "jump",
+                f"The model's output changed abruptly at call {call} of {plan.num_calls} (timestep "
+                f"{run.timesteps[call]:g}), as when guidance is switched off or another expert takes over. Predictions "
+                f"across a jump are less accurate; `scheduler.reset_history()` in a callback after call {call - 1} "
+                "forgets what lies before it.",
+            )
 
     def _require_grid(self) -> tuple[CachePlan, NoiseGrid]:
         if self._plan is None or self._grid is None:

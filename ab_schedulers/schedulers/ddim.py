@@ -19,6 +19,7 @@ from .combination import linear
 from .grids import NoiseGrid
 from .parameters import base_parameters, check_leading_reach
 from .run import CachedRun, Observed
+from .stock_steps import refused
 
 
 class ABCacheDDIMScheduler(ABCacheScheduler, DDIMScheduler, target="ddim"):
@@ -113,6 +114,7 @@ class ABCacheDDIMScheduler(ABCacheScheduler, DDIMScheduler, target="ddim"):
     set_begin_index = DPMSolverMultistepScheduler.set_begin_index
     step_index = DPMSolverMultistepScheduler.step_index
     begin_index = DPMSolverMultistepScheduler.begin_index
+    _get_variance = refused("_get_variance")
 
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
         """Lay out the base grid, publish the timesteps of the model calls and fold the rows.

@@ -18,6 +18,7 @@ from .combination import linear
 from .grids import NoiseGrid, call_nodes, refine
 from .parameters import base_parameters, check_leading_reach
 from .run import CachedRun, Observed
+from .stock_steps import refused
 
 # Names that other multistep classes write into the shared keys, and what they mean here.
 _ALGORITHM_TYPES = {"deis": "dpmsolver++", "data_prediction": "dpmsolver++", "noise_prediction": "dpmsolver++"}
@@ -122,6 +123,11 @@ class ABCacheDPMSolverMultistepScheduler(ABCacheScheduler, DPMSolverMultistepSch
                 'solver_order=2 or algorithm_type="sde-dpmsolver++".'
             )
         self._initialize_cache()
+
+    convert_model_output = refused("convert_model_output")
+    dpm_solver_first_order_update = refused("dpm_solver_first_order_update")
+    multistep_dpm_solver_second_order_update = refused("multistep_dpm_solver_second_order_update")
+    multistep_dpm_solver_third_order_update = refused("multistep_dpm_solver_third_order_update")
 
     @property
     def _algorithm_type(self) -> str:
