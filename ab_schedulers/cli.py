@@ -167,6 +167,9 @@ def _add_solvers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--calls", type=_positive, nargs="+", default=[5, 6, 8, 10, 12, 15, 20], help="model calls")
     parser.add_argument("--seed-sets", type=_positive, default=4, help="sets of noises (default: %(default)s)")
     parser.add_argument("--samples", type=_positive, default=16, help="trajectories per set (default: %(default)s)")
+    parser.add_argument(
+        "--search-samples", type=_positive, default=8, help="trajectories that choose settings (default: %(default)s)"
+    )
     _add_shared(parser, "ab_schedulers_bench")
     parser.set_defaults(command=_solvers)
 
@@ -180,6 +183,7 @@ def _solvers(arguments: argparse.Namespace) -> str:
         calls=arguments.calls,
         sets=arguments.seed_sets,
         samples=arguments.samples,
+        search_samples=arguments.search_samples,
         out=arguments.out,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 from ab_schedulers.bench.environment import environment, read_json, write_json
 
 STOCK, OWN = "stock", "own"
+SEARCH_SEED = 39_000
 FIRST_SEED = 40_000
+_WRITE_EVERY = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,11 +74,12 @@ def best(entries: Iterable[Entry], group: str = STOCK, count: int = 1) -> dict[t
 
 @dataclass(slots=True, kw_only=True)
 class Results:
-    """What has been measured, in one JSON file that is written after every method."""
+    """What has been measured, in one JSON file."""
 
     path: Path
     entries: dict[Any, Entry] = field(default_factory=dict)
     references: dict[str, Any] = field(default_factory=dict)
+    written: float = 0.0
 
     @classmethod
     def read(cls, path: Path) -> Results:
@@ -84,7 +88,37 @@ class Results:
         entries = [Entry(**{**item, "errors": tuple(item["errors"])}) for item in stored["entries"]]
         return cls(path=path, entries={entry.key: entry for entry in entries}, references=stored["references"])
 
+    def add(self, entry: Entry) -> None:
+        """Keep `entry`, and write everything if the file is older than a few seconds."""
+        self.entries[entry.key] = entry
+        if time.monotonic() - self.written > _WRITE_EVERY:
+            self.write()
+
     def write(self) -> None:
         """Write everything in one move."""
-        content = {"environment": environment(), "first_seed": FIRST_SEED, "references": self.references}
+        self.written = time.monotonic()
+        content = {
+            "environment": environment(),
+            "seeds": {"search": SEARCH_SEED, "first": FIRST_SEED},
+            "references": self.references,
+        }
         write_json(self.path, {**content, "entries": [asdict(entry) for entry in self.entries.values()]})
+
+
+def finalists(entries: Iterable[Entry], count: int = 3) -> set[tuple[str, int, str, str]]:
+    """Subject, calls, solver and setting of what deserves the full measurement.
+
+    For every number of calls: the `count` best stock entries, the best setting of every other stock solver, and all
+    of ours.
+    """
+    found: set[tuple[str, int, str, str]] = set()
+    of_solver: dict[tuple[str, int, str], Entry] = {}
+    listed = list(entries)
+    for entry in listed:
+        place = (entry.subject, entry.calls, entry.solver)
+        if entry.group == OWN:
+            found.add((*place, entry.setting))
+        elif place not in of_solver or entry.error < of_solver[place].error:
+            of_solver[place] = entry
+    chosen = [*of_solver.values(), *(entry for cell in best(listed, STOCK, count).values() for entry in cell)]
+    return found | {(entry.subject, entry.calls, entry.solver, entry.setting) for entry in chosen}

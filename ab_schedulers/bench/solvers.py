@@ -20,7 +20,7 @@ from ab_schedulers.bench.metrics import rmse
 from ab_schedulers.bench.peers import FLOW_SHIFTS, peers
 from ab_schedulers.bench.references import reference, reference_calls
 from ab_schedulers.bench.sampling import sample, seeded_noise
-from ab_schedulers.bench.solver_results import FIRST_SEED, OWN, STOCK, Entry, Results
+from ab_schedulers.bench.solver_results import FIRST_SEED, OWN, SEARCH_SEED, STOCK, Entry, Results, finalists
 from ab_schedulers.bench.solver_tables import report
 from ab_schedulers.bench.subjects import ExactSubject, Subject, mixture_subject
 from ab_schedulers.models import BUNDLED, load
@@ -64,20 +64,22 @@ class Trial:
         return tuple(rmse(found, exact) for found, exact in pairs)
 
 
-def prepare(subject: Subject, sets: int, samples: int, folder: Path) -> tuple[Trial, Mapping[str, Any]]:
+def prepare(
+    subject: Subject, sets: int, samples: int, folder: Path, first_seed: int = FIRST_SEED
+) -> tuple[Trial, Mapping[str, Any]]:
     """Noise, labels and converged trajectories, and what the results say about the latter.
 
     Every second class is sampled, from class 1 on: a calibration that fits on the others has seen no label of these.
     """
     tqdm = import_extra("tqdm", "the progress bar").tqdm
     dtype = torch.float64 if isinstance(subject, ExactSubject) else torch.float32
-    drawn = [seeded_noise(subject, samples, FIRST_SEED + i, dtype) for i in range(sets)]
+    drawn = [seeded_noise(subject, samples, first_seed + i, dtype) for i in range(sets)]
     noise = torch.cat([noise for noise, _ in drawn])
     odd = torch.arange(1, max(2, int(getattr(subject, "num_classes", 1))), 2)
     labels = odd[torch.arange(len(noise)) % len(odd)]
     with tqdm(total=reference_calls(subject), unit="call", desc=f"{subject.name}, reference") as progress:
         found = reference(subject, noise, labels, folder, progress.update)
-    mark = fingerprint(getattr(subject, "model", None), sets, samples, FIRST_SEED, labels.tolist(), found.method)
+    mark = fingerprint(getattr(subject, "model", None), sets, samples, first_seed, labels.tolist(), found.method)
     note = {"method": found.method, "halving_error": found.halving_error, "sets": sets, "samples": samples}
     trial = Trial(subject=subject, noise=noise, labels=labels, converged=found.images, sets=sets, mark=mark)
     return trial, note
@@ -156,27 +158,43 @@ def _identity(contender: Contender) -> dict[str, Any]:
 
 
 def run_solvers(
-    subjects: Sequence[Subject], calls: Sequence[int], sets: int, samples: int, results: Results
+    subject: Subject, calls: Sequence[int], sets: int, samples: int, search_samples: int, results: Results
 ) -> list[Entry]:
-    """Measure what `results` lacks; the entries of this choice of subjects and calls."""
+    """Measure what `results` lacks; the entries of the finalists.
+
+    All methods run on `search_samples` trajectories, and the finalists on `sets` sets of `samples` others, so that
+    being chosen does not flatter the chosen.
+    """
+    folder = results.path.parent / "references"
+    chosen = competitors(subject.scheduler)
+    everyone = [(competitor, count) for competitor in chosen for count in calls]
+    searched, _ = prepare(subject, 1, search_samples, folder, SEARCH_SEED)
+    found = finalists(_measure_all(searched, everyone, results, "search"))
+    names = {(count, solver, setting) for _, count, solver, setting in found}
+    last = [(one, count) for one, count in everyone if (count, one.solver, one.setting) in names]
+    trial, results.references[subject.name] = prepare(subject, sets, samples, folder)
+    return _measure_all(trial, last, results, "finalists")
+
+
+def _measure_all(trial: Trial, pairs: Sequence[tuple[Competitor, int]], results: Results, stage: str) -> list[Entry]:
     tqdm = import_extra("tqdm", "the progress bar").tqdm
-    used: list[Entry] = []
-    for subject in subjects:
-        trial, results.references[subject.name] = prepare(subject, sets, samples, results.path.parent / "references")
-        chosen = competitors(subject.scheduler)
-        with tqdm(total=len(chosen) * sum(calls), unit="call", desc=subject.name, dynamic_ncols=True) as progress:
-            for competitor in chosen:
-                progress.set_postfix_str(f"{competitor.solver}, {competitor.setting}", refresh=False)
-                for count in calls:
-                    entry = measure(trial, competitor, count, results.entries)
-                    results.entries[entry.key] = entry
-                    used.append(entry)
-                    progress.update(count)
-                results.write()
+    used = []
+    name = f"{trial.subject.name}, {stage}"
+    with tqdm(total=sum(count for _, count in pairs), unit="call", desc=name, dynamic_ncols=True) as progress:
+        for competitor, count in pairs:
+            progress.set_postfix_str(f"{competitor.solver}, {competitor.setting}", refresh=False)
+            entry = measure(trial, competitor, count, results.entries)
+            if entry.key not in results.entries:
+                results.add(entry)
+            used.append(entry)
+            progress.update(count)
+    results.write()
     return used
 
 
-def solvers(*, subjects: Sequence[str], calls: Sequence[int], sets: int, samples: int, out: Path) -> str:
+def solvers(
+    *, subjects: Sequence[str], calls: Sequence[int], sets: int, samples: int, search_samples: int, out: Path
+) -> str:
     """Measure what is missing, write `solvers.json` and `solvers.md` to `out`, return the tables as text.
 
     Args:
@@ -184,6 +202,7 @@ def solvers(*, subjects: Sequence[str], calls: Sequence[int], sets: int, samples
         calls: numbers of model calls.
         sets: seed sets; the spread is taken over them.
         samples: trajectories per seed set.
+        search_samples: trajectories that choose the settings that are measured in full.
         out: folder of the results and of the converged trajectories.
 
     Raises:
@@ -197,6 +216,7 @@ def solvers(*, subjects: Sequence[str], calls: Sequence[int], sets: int, samples
         for name in subjects or BUNDLED
     ]
     results = Results.read(out / "solvers.json")
-    text = report(run_solvers(chosen, calls, sets, samples, results), results.references)
+    used = [run_solvers(subject, calls, sets, samples, search_samples, results) for subject in chosen]
+    text = report([entry for entries in used for entry in entries], results.references)
     (out / "solvers.md").write_text(text + "\n", encoding="utf-8")
     return f"{text}\n\nResults: {results.path}"

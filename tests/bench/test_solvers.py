@@ -12,7 +12,7 @@ from ab_schedulers.bench import solvers as solvers_module
 from ab_schedulers.bench.methods import Contender
 from ab_schedulers.bench.metrics import rmse
 from ab_schedulers.bench.mixtures import ring_mixture
-from ab_schedulers.bench.solver_results import OWN, STOCK, Entry, Results, best
+from ab_schedulers.bench.solver_results import OWN, STOCK, Entry, Results, best, finalists
 from ab_schedulers.bench.solver_tables import by_solver, refusals, summary
 from ab_schedulers.bench.solvers import Competitor, competitors, measure, prepare, run_solvers, solvers
 from ab_schedulers.bench.subjects import mixture_subject
@@ -45,6 +45,18 @@ def test_the_best_is_the_smallest_finite_mean_of_its_own_side() -> None:
     found = best(entries, STOCK, 2)[("s", 5)]
     assert [entry.solver for entry in found] == ["second", "first"]
     assert [entry.solver for entry in best(entries, OWN)[("s", 5)]] == ["ours"]
+
+
+def test_finalists_are_the_best_few_the_best_of_every_solver_and_all_of_ours() -> None:
+    entries = [
+        *[_entry(STOCK, "good", 0.1 + 0.01 * i, setting=str(i)) for i in range(5)],
+        _entry(STOCK, "poor", 0.9, setting="a"),
+        _entry(STOCK, "poor", 0.8, setting="b"),
+        _entry(OWN, "ours", 0.7, setting="a"),
+        _entry(OWN, "ours", 0.6, setting="b"),
+    ]
+    found = {(solver, setting) for _, _, solver, setting in finalists(entries, 2)}
+    assert found == {("good", "0"), ("good", "1"), ("poor", "b"), ("ours", "a"), ("ours", "b")}
 
 
 def test_summary_gives_mean_spread_and_the_ratio_of_the_errors() -> None:
@@ -80,14 +92,16 @@ def test_a_second_run_measures_nothing_again(tmp_path: Path, monkeypatch: pytest
 
     sample_once = solvers_module.sample
     monkeypatch.setattr(solvers_module, "sample", counted)
-    first = run_solvers([subject], [4], 2, 4, Results.read(tmp_path / "solvers.json"))
-    refused = sum(bool(entry.refused) for entry in first)
-    assert len(runs) == len(first)
-    again = run_solvers([subject], [4], 2, 4, Results.read(tmp_path / "solvers.json"))
-    assert len(runs) == len(first) + refused
+    first = run_solvers(subject, [4], 2, 3, 2, Results.read(tmp_path / "solvers.json"))
+    everyone = len(competitors(subject.scheduler))
+    assert len(runs) == everyone + len(first)
+    runs.clear()
+    again = run_solvers(subject, [4], 2, 3, 2, Results.read(tmp_path / "solvers.json"))
     assert again == first
-    run_solvers([subject], [4], 2, 3, Results.read(tmp_path / "solvers.json"))
-    assert len(runs) > len(first) + refused
+    assert {type(run[1]).__name__ for run in runs} == {"UniPCMultistepScheduler"}  # the refused ones try again
+    runs.clear()
+    run_solvers(subject, [4], 2, 4, 2, Results.read(tmp_path / "solvers.json"))
+    assert len(first) <= len(runs) < everyone
 
 
 def test_errors_are_taken_per_seed_set_against_the_exact_trajectories(tmp_path: Path) -> None:
@@ -129,6 +143,7 @@ def test_ours_compete_at_the_same_calls(tmp_path: Path) -> None:
 
 def test_command_writes_tables_and_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["bench", "solvers", "--subjects", "mixture-flow", "--calls", "4", "6", "--seed-sets", "2"]
+    arguments += ["--search-samples", "2"]
     assert main([*arguments, "--samples", "4", "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert "mean ± standard deviation over 2 seed sets of 4 trajectories" in printed
@@ -139,4 +154,4 @@ def test_command_writes_tables_and_results(tmp_path: Path, capsys: pytest.Captur
 
 def test_unknown_subject_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"--subjects knows dit-epsilon, .*; received nothing"):
-        solvers(subjects=["nothing"], calls=[5], sets=1, samples=1, out=tmp_path)
+        solvers(subjects=["nothing"], calls=[5], sets=1, samples=1, search_samples=1, out=tmp_path)
