@@ -10,13 +10,15 @@ from . import (
     linear_relation,
     multistep_orders,
     multistep_rows,
+    observed_orders,
     row_limits,
     stability,
+    truncation,
 )
 from .statements import Part
 
 # A long part goes on in further modules, which add their statements to it.
-CONTINUATIONS = (row_limits, multistep_orders, amplification)
+CONTINUATIONS = (row_limits, multistep_orders, observed_orders, amplification)
 
 PARTS: tuple[Part, ...] = (
     adams.part,
@@ -24,5 +26,6 @@ PARTS: tuple[Part, ...] = (
     base_step_maps.part,
     folded_rows.part,
     multistep_rows.part,
+    truncation.part,
     stability.part,
 )

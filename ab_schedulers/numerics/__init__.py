@@ -12,6 +12,7 @@ from .bounds import (
     noise_gain,
     window_noise_gain,
 )
+from .error_bounds import gronwall_bound, prediction_error_bound, window_output_weights
 from .folding import BaseGrid, Row, fold
 from .interpolation import Number, binomial_weights, check_nodes, lagrange_integral_weights, lagrange_weights
 from .plans import CachePlan
@@ -36,10 +37,13 @@ __all__ = [
     "embedded_difference",
     "embedded_weights",
     "fold",
+    "gronwall_bound",
     "interpolation_error_constant",
     "lagrange_integral_weights",
     "lagrange_weights",
     "noise_gain",
+    "prediction_error_bound",
     "quantity_map",
     "window_noise_gain",
+    "window_output_weights",
 ]
