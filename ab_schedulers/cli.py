@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_defaults(benches)
     _add_solvers(benches)
     _add_speed(benches)
+    _add_bounds(benches)
     _add_coefficients(commands)
     _add_plan(commands)
     return parser
@@ -201,6 +202,19 @@ def _speed(arguments: argparse.Namespace) -> str:
 
     _set_threads(arguments)
     return speed(models=_bundled(arguments.models), repeats=arguments.repeats, out=arguments.out)
+
+
+def _add_bounds(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("bounds", help="error on exact flows beside the proven bound")
+    parser.add_argument("--calls", type=_positive, default=17, help="model calls (default: %(default)s)")
+    parser.add_argument("--interval", type=_positive, default=3, help="base steps per call (default: %(default)s)")
+    parser.set_defaults(command=_bounds)
+
+
+def _bounds(arguments: argparse.Namespace) -> str:
+    from ab_schedulers.bench.bounds import bounds
+
+    return bounds(calls=arguments.calls, interval=arguments.interval)
 
 
 def _add_coefficients(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -7,6 +7,7 @@ from . import (
     amplification,
     base_step_maps,
     folded_rows,
+    global_bound,
     linear_relation,
     multistep_orders,
     multistep_rows,
@@ -27,5 +28,6 @@ PARTS: tuple[Part, ...] = (
     folded_rows.part,
     multistep_rows.part,
     truncation.part,
+    global_bound.part,
     stability.part,
 )
