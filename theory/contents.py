@@ -6,6 +6,8 @@ from . import (
     adams,
     amplification,
     base_step_maps,
+    exposure_bias,
+    fitted_rows,
     folded_rows,
     global_bound,
     linear_relation,
@@ -30,4 +32,6 @@ PARTS: tuple[Part, ...] = (
     truncation.part,
     global_bound.part,
     stability.part,
+    exposure_bias.part,
+    fitted_rows.part,
 )

@@ -24,8 +24,8 @@ part = Part(
 Most samplers of diffusers are linear multistep methods: DDIM, PLMS, iPNDM, LMS, DEIS, DPM-Solver, UniPC, flow
 Euler. Each takes $x' = a\,x + \sum_j b_j f_j$ with scalars of its own, provided that $f$ is the quantity it
 integrates. So one analysis serves all of them, they can be run inside a cached scheduler, and fitted rows
-contain each of them as a special case. Tests compare the formulas of this page with the rows that
-[`probe`](../../ab_schedulers/schedulers/probe.py) reads off the schedulers themselves.
+([part 10](10-fitted-rows.md)) contain each of them as a special case. Tests compare the formulas of this page with
+the rows that [`probe`](../../ab_schedulers/schedulers/probe.py) reads off the schedulers themselves.
 """,
 )
 

@@ -15,7 +15,9 @@ from .bounds import (
 from .error_bounds import gronwall_bound, prediction_error_bound, window_output_weights
 from .folding import BaseGrid, Row, fold
 from .interpolation import Number, binomial_weights, check_nodes, lagrange_integral_weights, lagrange_weights
+from .noise_scales import correlated_variance, published_noise_scale
 from .plans import CachePlan
+from .ridge import ridge_solution
 
 __all__ = [
     "QUANTITIES",
@@ -32,6 +34,7 @@ __all__ = [
     "binomial_weights",
     "check_nodes",
     "convert_quantity",
+    "correlated_variance",
     "ddim_step",
     "dpmsolver_step",
     "embedded_difference",
@@ -43,7 +46,9 @@ __all__ = [
     "lagrange_weights",
     "noise_gain",
     "prediction_error_bound",
+    "published_noise_scale",
     "quantity_map",
+    "ridge_solution",
     "window_noise_gain",
     "window_output_weights",
 ]

@@ -1,9 +1,9 @@
-"""Noise scaling: the factor ``b(t)`` on the predicted noise that counters exposure bias."""
+"""Exposure bias: the variance of correlated errors, and the factor ``b(t)`` on the predicted noise that counters it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from .interpolation import Number
 
@@ -32,3 +32,25 @@ def published_noise_scale(
     if t >= threshold:
         return high + (1 - high) * exp(-5 * (1 - t) / (1 - threshold))
     return low + (high - low) * exp(5 * (t - threshold) / (1 - threshold))
+
+
+def correlated_variance(weights: Sequence[Number], correlation: Number) -> Number:
+    r"""``\sum_i \sum_j w_i w_j \rho^{|i-j|}``: variance of a combination of unit errors correlated by distance.
+
+    With ``N`` weights of one it is ``N + 2 \sum_{d<N} (N - d) \rho^d``, the variance of ``N`` consecutive cached
+    steps of EB-Cache (arXiv:2503.07120); with the weights of a prediction, what correlated errors of the outputs
+    leave in it.
+
+    Args:
+        weights: Weights of consecutive errors.
+        correlation: Correlation ``rho`` of neighbours.
+    """
+    total: Number = 0
+    for i, weight in enumerate(weights):
+        power: Number = 1
+        crossed: Number = 0
+        for other in weights[i + 1 :]:
+            power = power * correlation
+            crossed = crossed + power * other
+        total = total + weight * (weight + 2 * crossed)
+    return total

@@ -1,15 +1,16 @@
-"""The published noise scale ``b(t)``."""
+"""The published noise scale ``b(t)``, and the variance of correlated errors."""
 
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import pytest
 import sympy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ab_schedulers.numerics.noise_scales import published_noise_scale
+from ab_schedulers.numerics.noise_scales import correlated_variance, published_noise_scale
 
 PUBLISHED = {"high": 0.98, "low": 0.96, "threshold": 0.4}
 
@@ -67,3 +68,17 @@ def test_clean_end_is_close_to_low_and_above_it() -> None:
     scale = published_noise_scale(0.0, **PUBLISHED)
     assert scale == pytest.approx(0.96 + 0.02 * math.exp(-5 * 0.4 / 0.6))
     assert scale > 0.96
+
+
+@given(st.lists(st.fractions(-5, 5, max_denominator=9), max_size=7), st.fractions(-1, 1, max_denominator=9))
+def test_the_variance_is_the_quadratic_form_of_the_correlations(weights: list[Fraction], correlation: Fraction) -> None:
+    form = sum(
+        v * w * correlation ** abs(i - j) if i != j else v * w
+        for i, v in enumerate(weights)
+        for j, w in enumerate(weights)
+    )
+    assert correlated_variance(weights, correlation) == form
+
+
+def test_five_cached_steps_have_the_published_variance() -> None:
+    assert correlated_variance([1] * 5, 0.8) == pytest.approx(18.1072, abs=1e-12)
