@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
-from ab_schedulers.bench.coefficients import coefficients, plan_raster
+from ab_schedulers.bench.coefficients import FORMATS, coefficients, plan_raster
 from ab_schedulers.bench.extras import MissingExtraError
 from ab_schedulers.numerics import CachePlan
 
@@ -228,7 +228,7 @@ def _add_coefficients(commands: argparse._SubParsersAction[argparse.ArgumentPars
         metavar="X,X,…",
         help="where outputs are known, newest first, in base steps after the call (default: 0,-INTERVAL,…)",
     )
-    parser.add_argument("--format", choices=["text", "json"], default="text", help="default: %(default)s")
+    parser.add_argument("--format", choices=FORMATS, default="text", help="default: %(default)s")
     parser.set_defaults(command=_coefficients)
 
 
@@ -238,7 +238,7 @@ def _coefficients(arguments: argparse.Namespace) -> str:
         interval=arguments.interval,
         nodes=arguments.nodes,
         corrector=arguments.corrector,
-        as_json=arguments.format == "json",
+        style=arguments.format,
     )
 
 

@@ -1,14 +1,19 @@
-"""`ab-schedulers coefficients` and `ab-schedulers plan`: exact weights and plans as text or JSON."""
+"""`ab-schedulers coefficients` and `ab-schedulers plan`: exact weights as text, JSON, CSV or LaTeX, and plans."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 
 from ab_schedulers.bench.tables import text_table
 from ab_schedulers.numerics import CachePlan, adams_bashforth_weights, lagrange_weights, noise_gain
+
+FORMATS = ("text", "json", "csv", "latex")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +45,18 @@ class WeightTable:
             "weights": {label: [str(weight) for weight in weights] for label, weights in self.rows},
         }
 
+    def latex(self) -> str:
+        """The same table as an `array` for math mode, with `text` as `amsmath` and MathJax define it."""
+        header = [rf"\text{{{self.name}}}", *(f"f({_tex(node)})" for node in self.nodes), r"\text{noise gain}"]
+        lines = [
+            [rf"\text{{{label}}}", *(_tex(weight) for weight in weights), _tex(Fraction(noise_gain(weights)))]
+            for label, weights in self.rows
+        ]
+        body = [" & ".join(line) + r" \\" for line in [header, *lines]]
+        body[0] += r" \hline"
+        columns = "l" + "r" * (len(self.nodes) + 1)
+        return "\n".join([rf"\begin{{array}}{{{columns}}}", *body, r"\end{array}"])
+
 
 def predictor_table(order: int, interval: int, nodes: Sequence[Fraction] | None = None) -> WeightTable:
     """Weights that predict the outputs of the skipped steps `1 … interval - 1` after a call at 0.
@@ -53,7 +70,8 @@ def predictor_table(order: int, interval: int, nodes: Sequence[Fraction] | None 
         nodes: where the outputs are known, newest first, in any variable; `0, -interval, …` (step index) by default.
 
     Raises:
-        ValueError: an order or interval below 1, or a number of nodes that disagrees with the order.
+        ValueError: an order or interval below 1, a number of nodes that disagrees with the order, or nodes that repeat
+            or do not fall.
     """
     _check_at_least_one("order", order)
     _check_at_least_one("interval", interval)
@@ -61,6 +79,12 @@ def predictor_table(order: int, interval: int, nodes: Sequence[Fraction] | None 
     chosen = uniform if nodes is None else tuple(nodes)
     if len(chosen) != order:
         raise ValueError(f"--nodes needs one node per output, {order} for --order {order}; received {len(chosen)}")
+    if any(older >= newer for newer, older in pairwise(chosen)):
+        given = ",".join(str(node) for node in chosen)
+        raise ValueError(
+            "--nodes must be pairwise different and fall, newest output first, such as 0,-3,-6; "
+            f"received {given}. Sort them, and drop repeated ones"
+        )
     rows = _window_rows(chosen, interval)
     if chosen == uniform:
         limit = tuple(Fraction(weight) for weight in adams_bashforth_weights(order))
@@ -81,15 +105,49 @@ def corrector_table(order: int, interval: int) -> WeightTable:
 
 
 def coefficients(
-    *, order: int, interval: int, nodes: Sequence[Fraction] | None, corrector: int | None, as_json: bool
+    *, order: int, interval: int, nodes: Sequence[Fraction] | None, corrector: int | None, style: str = "text"
 ) -> str:
-    """Exact weights of the predictor and, if asked for, the corrector, as text or JSON."""
+    """Exact weights of the predictor and, if asked for, the corrector.
+
+    Args:
+        order: number of outputs that predict.
+        interval: base steps per call.
+        nodes: see `predictor_table`.
+        corrector: number of outputs of the corrector; None for the predictor alone.
+        style: `text`, an aligned table; `json`; `csv`, a line per weight; `latex`, an array for math mode.
+
+    Raises:
+        ValueError: an unknown style, or what `predictor_table` refuses.
+    """
+    if style not in FORMATS:
+        raise ValueError(f"--format must be one of {', '.join(FORMATS)}; received {style}")
     tables = [predictor_table(order, interval, nodes)]
     if corrector is not None:
         tables.append(corrector_table(corrector, interval))
-    if as_json:
+    if style == "json":
         return json.dumps({table.name: table.as_json() for table in tables}, indent=2)
-    return "\n\n".join(table.text() for table in tables)
+    if style == "csv":
+        return _csv(tables)
+    return "\n\n".join(table.latex() if style == "latex" else table.text() for table in tables)
+
+
+def _csv(tables: Sequence[WeightTable]) -> str:
+    """A line per weight: table, row, node of the output, weight; fractions as they are."""
+    written = io.StringIO()
+    lines = csv.writer(written, lineterminator="\n")
+    lines.writerow(["table", "row", "node", "weight"])
+    for table in tables:
+        for label, weights in table.rows:
+            lines.writerows(
+                [table.name, label, node, weight] for node, weight in zip(table.nodes, weights, strict=True)
+            )
+    return written.getvalue().rstrip("\n")
+
+
+def _tex(value: Fraction) -> str:
+    sign = "-" if value < 0 else ""
+    whole = value.denominator == 1
+    return str(value) if whole else rf"{sign}\frac{{{abs(value.numerator)}}}{{{value.denominator}}}"
 
 
 def plan_raster(plan: CachePlan, width: int = 60) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import builtins
+import csv
+import io
 import json
+import re
 import subprocess
 import sys
 from fractions import Fraction
@@ -12,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from ab_schedulers.bench.coefficients import corrector_table, plan_raster, predictor_table
+from ab_schedulers.bench.coefficients import coefficients, corrector_table, plan_raster, predictor_table
 from ab_schedulers.bench.extras import MissingExtraError, import_extra
 from ab_schedulers.cli import main
 from ab_schedulers.numerics import CachePlan
@@ -32,6 +35,45 @@ def test_coefficients_as_json_keep_the_fractions(capsys: pytest.CaptureFixture[s
     printed = json.loads(capsys.readouterr().out)
     assert printed["predictor"]["nodes"] == ["0", "-7/2"]
     assert printed["predictor"]["weights"]["step 1"] == ["9/7", "-2/7"]
+
+
+def parsed_tex(text: str) -> Fraction:
+    """A number as the LaTeX table writes it."""
+    found = re.fullmatch(r"(-?)(?:\\frac\{(\d+)\}\{(\d+)\}|(\d+))", text)
+    assert found is not None, text
+    size = Fraction(int(found[4])) if found[4] else Fraction(int(found[2]), int(found[3]))
+    return -size if found[1] else size
+
+
+def test_latex_holds_the_same_fractions_as_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["coefficients", "--order", "3", "--nodes", "0,-7/2,-9", "--format", "latex"]) == 0
+    first, header, *lines, last = capsys.readouterr().out.splitlines()
+    assert (first, last) == (r"\begin{array}{lrrrr}", r"\end{array}")
+    table = predictor_table(3, 3, [Fraction(0), Fraction(-7, 2), Fraction(-9)])
+    assert header == r"\text{predictor} & f(0) & f(-\frac{7}{2}) & f(-9) & \text{noise gain} \\ \hline"
+    assert len(lines) == len(table.rows)
+    for line, (label, weights) in zip(lines, table.rows, strict=True):
+        name, *cells = line.removesuffix(r" \\").split(" & ")
+        assert name == rf"\text{{{label}}}"
+        assert [parsed_tex(cell) for cell in cells] == [*weights, sum(map(abs, weights))]
+
+
+def test_csv_holds_a_line_per_weight_of_both_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["coefficients", "--order", "2", "--corrector", "3", "--format", "csv"]) == 0
+    lines = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    tables = {table.name: table for table in (predictor_table(2, 3), corrector_table(3, 3))}
+    read = [(line["table"], line["row"], Fraction(line["node"]), Fraction(line["weight"])) for line in lines]
+    assert read == [
+        (name, label, node, weight)
+        for name, table in tables.items()
+        for label, weights in table.rows
+        for node, weight in zip(table.nodes, weights, strict=True)
+    ]
+
+
+def test_a_style_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValueError, match="--format must be one of text, json, csv, latex; received yaml"):
+        coefficients(order=2, interval=3, nodes=None, corrector=None, style="yaml")
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
@@ -71,6 +113,8 @@ def test_plan_raster_breaks_long_plans_into_lines() -> None:
         (["plan", "--calls", "9", "--base-steps", "3"], "num_base_steps"),
         (["coefficients", "--order", "2", "--nodes", "0"], "one node per output, 2 for --order 2; received 1"),
         (["coefficients", "--order", "2", "--nodes", "1,1"], "pairwise different"),
+        (["coefficients", "--order", "3", "--nodes=0,-6,-3"], "and fall, newest output first, such as 0,-3,-6"),
+        (["coefficients", "--order", "2", "--nodes=-3,0", "--format", "latex"], "received -3,0. Sort them, and drop"),
         (["demo", "--models", "dit"], "--models knows dit-epsilon, dit-flow, unet-v; received dit"),
         (["bench", "defaults", "--subjects", "sd3"], "mixture-flow; received sd3"),
         (["bench", "speed", "--repeats", "1"], "at least 2"),
@@ -92,6 +136,9 @@ def test_bad_input_ends_with_code_2_and_names_the_argument(
         ["calibrate"],
         ["plan", "--calls", "0"],
         ["plan", "--calls", "many"],
+        ["coefficients", "--order", "0"],
+        ["coefficients", "--order", "2", "--corrector", "0"],
+        ["coefficients", "--order", "2", "--format", "yaml"],
         ["coefficients", "--order", "2", "--nodes", "0,x"],
         ["coefficients", "--order", "2", "--nodes", "0,1/0"],
     ],
