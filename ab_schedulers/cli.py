@@ -38,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_quality(benches)
     _add_defaults(benches)
     _add_solvers(benches)
+    _add_caches(benches)
     _add_speed(benches)
     _add_bounds(benches)
     _add_coefficients(commands)
@@ -167,7 +168,7 @@ def _add_solvers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--calls", type=_positive, nargs="+", default=[5, 6, 8, 10, 12, 15, 20], help="model calls")
     parser.add_argument("--seed-sets", type=_positive, default=4, help="sets of noises (default: %(default)s)")
-    parser.add_argument("--samples", type=_positive, default=16, help="trajectories per set (default: %(default)s)")
+    parser.add_argument("--samples", type=_positive, default=8, help="trajectories per set (default: %(default)s)")
     parser.add_argument(
         "--search-samples", type=_positive, default=8, help="trajectories that choose settings (default: %(default)s)"
     )
@@ -185,6 +186,31 @@ def _solvers(arguments: argparse.Namespace) -> str:
         sets=arguments.seed_sets,
         samples=arguments.samples,
         search_samples=arguments.search_samples,
+        out=arguments.out,
+    )
+
+
+def _add_caches(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("caches", help="caches on one base run at equal computed steps")
+    _add_models(parser)
+    parser.add_argument("--calls", type=_positive, nargs="+", default=[10, 17], help="computed steps")
+    parser.add_argument("--steps", type=_positive, default=50, help="steps of the base (default: %(default)s)")
+    parser.add_argument("--seed-sets", type=_positive, default=4, help="sets of noises (default: %(default)s)")
+    parser.add_argument("--samples", type=_positive, default=8, help="trajectories per set (default: %(default)s)")
+    _add_shared(parser, "ab_schedulers_bench")
+    parser.set_defaults(command=_caches)
+
+
+def _caches(arguments: argparse.Namespace) -> str:
+    from ab_schedulers.bench.caches import caches
+
+    _set_threads(arguments)
+    return caches(
+        models=_bundled(arguments.models),
+        calls=arguments.calls,
+        steps=arguments.steps,
+        sets=arguments.seed_sets,
+        samples=arguments.samples,
         out=arguments.out,
     )
 

@@ -106,19 +106,8 @@ class Results:
 
 
 def finalists(entries: Iterable[Entry], count: int = 3) -> set[tuple[str, int, str, str]]:
-    """Subject, calls, solver and setting of what deserves the full measurement.
-
-    For every number of calls: the `count` best stock entries, the best setting of every other stock solver, and all
-    of ours.
-    """
-    found: set[tuple[str, int, str, str]] = set()
-    of_solver: dict[tuple[str, int, str], Entry] = {}
+    """Group, calls, solver and setting of what is measured in full: the `count` best stock entries, and all of ours."""
     listed = list(entries)
-    for entry in listed:
-        place = (entry.subject, entry.calls, entry.solver)
-        if entry.group == OWN:
-            found.add((*place, entry.setting))
-        elif place not in of_solver or entry.error < of_solver[place].error:
-            of_solver[place] = entry
-    chosen = [*of_solver.values(), *(entry for cell in best(listed, STOCK, count).values() for entry in cell)]
-    return found | {(entry.subject, entry.calls, entry.solver, entry.setting) for entry in chosen}
+    chosen = [entry for cell in best(listed, STOCK, count).values() for entry in cell]
+    chosen += [entry for entry in listed if entry.group == OWN]
+    return {(entry.group, entry.calls, entry.solver, entry.setting) for entry in chosen}

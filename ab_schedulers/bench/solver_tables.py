@@ -10,24 +10,21 @@ from ab_schedulers.bench.solver_results import OWN, STOCK, Entry, best
 from ab_schedulers.bench.tables import markdown_table
 
 
-def report(entries: Sequence[Entry], references: Mapping[str, Any]) -> str:
-    """Markdown of all tables."""
-    parts = ["# Solvers at equal model calls"]
-    for subject in dict.fromkeys(entry.subject for entry in entries):
-        chosen = [entry for entry in entries if entry.subject == subject]
-        note = references[subject]
-        parts += [
-            f"## `{subject}`",
-            f"RMSE to the converged trajectory ({note['method']}, halving error {note['halving_error']:.1e}), mean ± "
-            f"standard deviation over {note['sets']} seed sets of {note['samples']} trajectories.",
-            summary(chosen),
-            "Every solver at its best setting, found for each number of calls:",
-            by_solver(chosen),
-        ]
-        failed = refusals(chosen)
-        if failed:
-            parts += ["No result:", failed]
-    return "\n\n".join(parts)
+def report(search: Sequence[Entry], last: Sequence[Entry], note: Mapping[str, Any]) -> str:
+    """Markdown of the tables of one subject, from all methods and from the finalists."""
+    parts = [
+        f"## `{last[0].subject}`",
+        f"RMSE to the converged trajectory ({note['method']}, halving error {note['halving_error']:.1e}), mean ± "
+        f"standard deviation over {note['sets']} seed sets of {note['samples']} trajectories; ratio of the means, and "
+        "the smallest and largest ratio of the sets.",
+        summary(last),
+        "Each of ours:",
+        by_solver([entry for entry in last if entry.group == OWN], with_spread=True),
+        f"Every solver at its best setting, on the {note['searched']} trajectories that chose the finalists:",
+        by_solver(search),
+    ]
+    failed = refusals(search)
+    return "\n\n".join([*parts, *(["No result:", failed] if failed else [])])
 
 
 def summary(entries: Sequence[Entry]) -> str:
@@ -41,7 +38,7 @@ def summary(entries: Sequence[Entry]) -> str:
     return markdown_table(["calls", "best stock", "error", "best of ours", "error", "ratio"], rows)
 
 
-def by_solver(entries: Sequence[Entry]) -> str:
+def by_solver(entries: Sequence[Entry], with_spread: bool = False) -> str:
     """Smallest error of every solver over its settings, solvers in the order of their geometric mean."""
     calls = list(dict.fromkeys(entry.calls for entry in entries))
     cells: dict[tuple[str, str], dict[int, Entry]] = {}
@@ -51,7 +48,10 @@ def by_solver(entries: Sequence[Entry]) -> str:
             row[entry.calls] = entry
     complete = {key: row for key, row in cells.items() if row}
     ordered = sorted(complete.items(), key=lambda item: _geometric_mean(item[1], calls))
-    rows = [[f"{solver} ({group})", *[_cell(row.get(count)) for count in calls]] for (group, solver), row in ordered]
+    rows = [
+        [f"{solver} ({group})", *[_cell(row.get(count), with_spread) for count in calls]]
+        for (group, solver), row in ordered
+    ]
     return markdown_table(["solver", *[f"{count} calls" for count in calls]], rows)
 
 
@@ -84,8 +84,9 @@ def _ratio(ours: Entry, stock: Entry) -> str:
     return f"{ours.error / stock.error:.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
-def _cell(entry: Entry | None) -> str:
+def _cell(entry: Entry | None, with_spread: bool) -> str:
     if entry is None:
         return "none"
     used = "" if entry.model_calls == entry.calls else f" [{entry.model_calls} calls]"
-    return f"{entry.error:.4f} ({entry.setting}){used}"
+    number = _number(entry) if with_spread else f"{entry.error:.4f}"
+    return f"{number} ({entry.setting}){used}"

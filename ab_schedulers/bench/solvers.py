@@ -20,6 +20,7 @@ from ab_schedulers.bench.metrics import rmse
 from ab_schedulers.bench.peers import FLOW_SHIFTS, peers
 from ab_schedulers.bench.references import reference, reference_calls
 from ab_schedulers.bench.sampling import sample, seeded_noise
+from ab_schedulers.bench.solver_plots import write_diagrams
 from ab_schedulers.bench.solver_results import FIRST_SEED, OWN, SEARCH_SEED, STOCK, Entry, Results, finalists
 from ab_schedulers.bench.solver_tables import report
 from ab_schedulers.bench.subjects import ExactSubject, Subject, mixture_subject
@@ -159,8 +160,8 @@ def _identity(contender: Contender) -> dict[str, Any]:
 
 def run_solvers(
     subject: Subject, calls: Sequence[int], sets: int, samples: int, search_samples: int, results: Results
-) -> list[Entry]:
-    """Measure what `results` lacks; the entries of the finalists.
+) -> tuple[list[Entry], list[Entry]]:
+    """Measure what `results` lacks; the entries of the search and those of the finalists.
 
     All methods run on `search_samples` trajectories, and the finalists on `sets` sets of `samples` others, so that
     being chosen does not flatter the chosen.
@@ -169,11 +170,12 @@ def run_solvers(
     chosen = competitors(subject.scheduler)
     everyone = [(competitor, count) for competitor in chosen for count in calls]
     searched, _ = prepare(subject, 1, search_samples, folder, SEARCH_SEED)
-    found = finalists(_measure_all(searched, everyone, results, "search"))
-    names = {(count, solver, setting) for _, count, solver, setting in found}
-    last = [(one, count) for one, count in everyone if (count, one.solver, one.setting) in names]
-    trial, results.references[subject.name] = prepare(subject, sets, samples, folder)
-    return _measure_all(trial, last, results, "finalists")
+    search = _measure_all(searched, everyone, results, "search")
+    named = finalists(search)
+    last = [(one, count) for one, count in everyone if (one.group, count, one.solver, one.setting) in named]
+    trial, note = prepare(subject, sets, samples, folder)
+    results.references[subject.name] = {**note, "searched": search_samples}
+    return search, _measure_all(trial, last, results, "finalists")
 
 
 def _measure_all(trial: Trial, pairs: Sequence[tuple[Competitor, int]], results: Results, stage: str) -> list[Entry]:
@@ -195,7 +197,7 @@ def _measure_all(trial: Trial, pairs: Sequence[tuple[Competitor, int]], results:
 def solvers(
     *, subjects: Sequence[str], calls: Sequence[int], sets: int, samples: int, search_samples: int, out: Path
 ) -> str:
-    """Measure what is missing, write `solvers.json` and `solvers.md` to `out`, return the tables as text.
+    """Measure what is missing, write `solvers.json`, tables and pictures to `out`, return the tables as text.
 
     Args:
         subjects: bundled models, `mixture-vp`, `mixture-flow`; the bundled models when empty.
@@ -216,7 +218,11 @@ def solvers(
         for name in subjects or BUNDLED
     ]
     results = Results.read(out / "solvers.json")
-    used = [run_solvers(subject, calls, sets, samples, search_samples, results) for subject in chosen]
-    text = report([entry for entries in used for entry in entries], results.references)
+    parts = ["# Solvers at equal model calls"]
+    for subject in chosen:
+        search, last = run_solvers(subject, calls, sets, samples, search_samples, results)
+        parts.append(report(search, last, results.references[subject.name]))
+        write_diagrams(out / f"solvers_{subject.name}.png", last, sets * samples)
+    text = "\n\n".join(parts)
     (out / "solvers.md").write_text(text + "\n", encoding="utf-8")
     return f"{text}\n\nResults: {results.path}"

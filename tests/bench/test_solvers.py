@@ -47,16 +47,15 @@ def test_the_best_is_the_smallest_finite_mean_of_its_own_side() -> None:
     assert [entry.solver for entry in best(entries, OWN)[("s", 5)]] == ["ours"]
 
 
-def test_finalists_are_the_best_few_the_best_of_every_solver_and_all_of_ours() -> None:
+def test_finalists_are_the_best_few_and_all_of_ours() -> None:
     entries = [
         *[_entry(STOCK, "good", 0.1 + 0.01 * i, setting=str(i)) for i in range(5)],
         _entry(STOCK, "poor", 0.9, setting="a"),
-        _entry(STOCK, "poor", 0.8, setting="b"),
         _entry(OWN, "ours", 0.7, setting="a"),
         _entry(OWN, "ours", 0.6, setting="b"),
     ]
     found = {(solver, setting) for _, _, solver, setting in finalists(entries, 2)}
-    assert found == {("good", "0"), ("good", "1"), ("poor", "b"), ("ours", "a"), ("ours", "b")}
+    assert found == {("good", "0"), ("good", "1"), ("ours", "a"), ("ours", "b")}
 
 
 def test_summary_gives_mean_spread_and_the_ratio_of_the_errors() -> None:
@@ -92,11 +91,12 @@ def test_a_second_run_measures_nothing_again(tmp_path: Path, monkeypatch: pytest
 
     sample_once = solvers_module.sample
     monkeypatch.setattr(solvers_module, "sample", counted)
-    first = run_solvers(subject, [4], 2, 3, 2, Results.read(tmp_path / "solvers.json"))
+    search, first = run_solvers(subject, [4], 2, 3, 2, Results.read(tmp_path / "solvers.json"))
     everyone = len(competitors(subject.scheduler))
+    assert len(search) == everyone
     assert len(runs) == everyone + len(first)
     runs.clear()
-    again = run_solvers(subject, [4], 2, 3, 2, Results.read(tmp_path / "solvers.json"))
+    _, again = run_solvers(subject, [4], 2, 3, 2, Results.read(tmp_path / "solvers.json"))
     assert again == first
     assert {type(run[1]).__name__ for run in runs} == {"UniPCMultistepScheduler"}  # the refused ones try again
     runs.clear()
