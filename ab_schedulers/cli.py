@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_caches(benches)
     _add_speed(benches)
     _add_bounds(benches)
+    _add_jumps(benches)
     _add_coefficients(commands)
     _add_plan(commands)
     return parser
@@ -241,6 +242,22 @@ def _bounds(arguments: argparse.Namespace) -> str:
     from ab_schedulers.bench.bounds import bounds
 
     return bounds(calls=arguments.calls, interval=arguments.interval)
+
+
+def _add_jumps(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("jumps", help="guidance that changes in mid run, with and without reset_history")
+    _add_models(parser)
+    parser.add_argument("--calls", type=_positive, nargs="+", default=[10, 17, 25], help="model calls")
+    parser.add_argument("--samples", type=_positive, default=16, help="trajectories (default: %(default)s)")
+    _add_shared(parser, "ab_schedulers_bench")
+    parser.set_defaults(command=_jumps)
+
+
+def _jumps(arguments: argparse.Namespace) -> str:
+    from ab_schedulers.bench.jumps import jumps
+
+    _set_threads(arguments)
+    return jumps(models=_bundled(arguments.models), calls=arguments.calls, samples=arguments.samples, out=arguments.out)
 
 
 def _add_coefficients(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -19,6 +19,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEuler
 from ab_schedulers.bench.environment import environment, write_json
 from ab_schedulers.bench.extras import import_extra
 from ab_schedulers.bench.methods import DEFAULTS, base, cached
+from ab_schedulers.bench.pipeline_overhead import overhead_ratios
 from ab_schedulers.bench.sampling import sample, seeded_noise, start_grid
 from ab_schedulers.bench.tables import markdown_table, text_table
 from ab_schedulers.models import load
@@ -27,6 +28,7 @@ from ab_schedulers.schedulers import ABCacheScheduler
 _BATCH = 16
 _LATENTS = (1, 16, 128, 128)
 _STEP_CALLS = 20
+_PIPELINE_LATENTS = ((64, 4), (128, 16))
 _HEADERS = ("measurement", "median", "quartiles", "unit")
 _STOCK: dict[str, Any] = {
     "DDIM": DDIMScheduler(timestep_spacing="trailing", clip_sample=False),
@@ -114,6 +116,16 @@ def _grid_time(scheduler: Any, steps: int) -> float:
     return time.perf_counter() - started
 
 
+def pipeline_spreads(latent_size: int, channels: int, repeats: int) -> list[Spread]:
+    """Cost of our defaults inside a real pipeline over that of stock DPM-Solver++ there."""
+    place = f"in DiTPipeline, latent {channels}x{latent_size}x{latent_size}"
+    alone, spread_out = overhead_ratios(latent_size, channels, repeats)
+    return [
+        spread(f"step {place}: own / stock DPM-Solver++", alone, "x"),
+        spread(f"the same with set_timesteps spread over the calls, {place}", spread_out, "x"),
+    ]
+
+
 @torch.inference_mode()
 def kept_latents(name: str) -> Spread:
     """Most latents that a run keeps alive between two calls besides the sample, and the row depth as upper bound."""
@@ -163,6 +175,8 @@ def speed(*, models: Sequence[str], repeats: int, out: Path) -> str:
         results += [loop_speedup(name, repeats, progress.update) for name in models]
     for dtype in (torch.float32, torch.bfloat16):
         results += [step_ratio(name, dtype, repeats) for name in _STOCK]
+    for latent_size, channels in _PIPELINE_LATENTS:
+        results += pipeline_spreads(latent_size, channels, repeats)
     results += [set_timesteps_overhead(name, repeats) for name in _STOCK]
     results += [kept_latents(name) for name in _STOCK]
     write_json(out / "speed.json", {"environment": environment(), "results": [asdict(item) for item in results]})

@@ -329,12 +329,10 @@ class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
 
     def _report_jump(self, run: CachedRun) -> None:
         """Say once if the model's output jumped during a finished run, where predictions reach across the jump."""
-        plan, grid = self._require_grid()
+        plan, _ = self._require_grid()
         if plan.num_base_steps == plan.num_calls or self._stochastic or "jump" in self._warned:
             return
-        nodes = grid.nodes(self.config.cache_variable)
-        calls = plan.compute_steps[run.first_call :]
-        place = abrupt_call([output for output, _ in run.excerpts], [nodes[i] for i in calls])
+        place = abrupt_call(*self._recorded(run))
         if place is not None:
             call = run.first_call + place
             self._warn_once(
@@ -344,6 +342,13 @@ class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
                 f"across a jump are less accurate; `scheduler.reset_history()` in a callback after call {call - 1} "
                 "forgets what lies before it.",
             )
+
+    def _recorded(self, run: CachedRun) -> tuple[list[torch.Tensor], list[float]]:
+        """Excerpts of the outputs of a run, oldest first, and the interpolation variable at each."""
+        plan, grid = self._require_grid()
+        nodes = grid.nodes(self.config.cache_variable)
+        calls = plan.compute_steps[run.first_call : run.next_call]
+        return [output for output, _ in run.excerpts], [nodes[i] for i in calls]
 
     def _require_grid(self) -> tuple[CachePlan, NoiseGrid]:
         if self._plan is None or self._grid is None:

@@ -163,6 +163,9 @@ class ABCacheFlowMatchEulerScheduler(ABCacheScheduler, FlowMatchEulerDiscreteSch
     def _base_steps(self, grid: NoiseGrid, first: int, quantity: str) -> tuple[BaseStep, ...]:
         steps = []
         for i in range(len(grid.timesteps)):
+            if grid.sigmas[i] == grid.sigmas[i + 1]:  # a last step that stands still, at zero
+                steps.append(BaseStep(sample=1.0, outputs=(0.0,)))
+                continue
             start = quantity_map(quantity, grid.alphas[i], grid.sigmas[i], flow=True)
             alpha_next, sigma_next = grid.alphas[i + 1], grid.sigmas[i + 1]
             if self._stochastic:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -167,3 +168,18 @@ def test_two_pipelines_run_in_two_threads_with_their_own_schedulers() -> None:
                 for pipe, case in zip(pipes, cases, strict=True)
             ]
             assert all(torch.equal(run.result(), known) for run, known in zip(runs, expected, strict=True))
+
+
+def test_the_callback_of_the_page_resets_once_where_wans_second_expert_takes_over() -> None:
+    case = BY_NAME["WanPipeline-2.2"]
+    page = (Path(__file__).parents[2] / "docs" / "pipelines.md").read_text(encoding="utf-8")
+    source = "def forget_at_the_boundary" + page.partition("def forget_at_the_boundary")[2].partition("\n\n\n")[0]
+    names: dict[str, Any] = {}
+    exec(source, names)
+    pipe = case.build(cached(case))
+    with watched(pipe, case) as seen:
+        sample(pipe, case, num_inference_steps=12, callback_on_step_end=names["forget_at_the_boundary"])
+    first_of_second = seen.forwards.index("transformer_2") // 2
+    assert 0 < first_of_second < 11
+    assert len(pipe.scheduler.rows) == 12 - first_of_second
+    assert pipe.scheduler.rows[0].order == 1

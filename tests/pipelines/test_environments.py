@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_pipelines import CASES, Case, cached, counterpart, difference, sample
+from tiny_pipelines import CALLS, CASES, Case, cached, components_of, counterpart, difference, sample
 
 BY_NAME = {case.name: case for case in CASES}
 HALF = [torch.float16, torch.bfloat16]
@@ -145,8 +145,12 @@ def test_a_saved_pipeline_gives_the_same_result_in_a_new_process(tmp_path: Path)
     done = run("import ab_schedulers")
     assert done.returncode == 0, done.stderr
     assert torch.equal(torch.load(result), expected)
+    result.unlink()
     forgotten = run("")
-    assert forgotten.returncode != 0 and "ab_schedulers" in forgotten.stderr
+    if forgotten.returncode:  # diffusers from 0.38 on imports nothing that a saved pipeline names
+        assert "ab_schedulers" in forgotten.stderr
+    else:
+        assert torch.equal(torch.load(result), expected)
 
 
 @named("StableDiffusionXLPipeline-karras", "StableDiffusion3Pipeline", "CogVideoXPipeline")
@@ -171,3 +175,32 @@ def test_model_offload_changes_nothing(case: Case) -> None:
     offloaded.enable_model_cpu_offload()
     assert torch.equal(sample(offloaded, case).cpu(), expected.cpu())
     assert torch.equal(sample(offloaded, case).cpu(), expected.cpu())
+
+
+# -- modular pipelines -----------------------------------------------------------------------------------------------
+
+
+@named("StableDiffusion3Pipeline", "FluxPipeline-distilled")
+@pytest.mark.filterwarnings("ignore:.*[Mm]odular:UserWarning")
+def test_denoising_blocks_of_a_modular_pipeline_take_our_scheduler(case: Case) -> None:
+    module, name = {
+        "StableDiffusion3Pipeline": ("stable_diffusion_3", "StableDiffusion3T2ICoreDenoiseStep"),
+        "FluxPipeline": ("flux", "FluxCoreDenoiseStep"),
+    }[case.pipeline]
+    blocks = pytest.importorskip(f"diffusers.modular_pipelines.{module}.modular_blocks_{module}")
+    if not hasattr(blocks, name):
+        pytest.skip(f"this diffusers has no {name}")
+
+    def run(scheduler: Any) -> torch.Tensor:
+        pipe = getattr(blocks, name)().init_pipeline()
+        pipe.update_components(transformer=components_of(case)["transformer"], scheduler=scheduler)
+        pipe.set_progress_bar_config(disable=True)
+        arguments = case.arguments((0,), case.sizes[0])
+        del arguments["output_type"]
+        return pipe(**arguments, num_inference_steps=CALLS, output="latents")
+
+    stock = run(counterpart(case))
+    ours = cached(case)
+    assert difference(run(cached(case, cache_interval=1)), stock) < 2e-5
+    assert difference(run(ours), stock) > 1e-3
+    assert len(ours.timesteps) == len(ours.error_estimates) == CALLS

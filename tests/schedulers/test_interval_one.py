@@ -17,6 +17,7 @@ from ab_schedulers import (
     ABCacheDDIMScheduler,
     ABCacheDPMSolverMultistepScheduler,
     ABCacheFlowMatchEulerScheduler,
+    ABCacheScheduler,
 )
 
 OURS: dict[type, type] = {
@@ -408,3 +409,20 @@ def test_options_of_ddim_combine_as_in_stock(compare: Compare, data: st.DataObje
     begin = data.draw(st.integers(0, count - 1))
     step = data.draw(st.sampled_from(DDIM_STEPS))
     compare(DDIMScheduler, config, {"num_inference_steps": count}, begin=begin, step=step)
+
+
+@pytest.mark.parametrize("interval", [1, 3])
+def test_a_flow_grid_that_is_told_to_end_at_zero_stands_still_in_its_last_step(
+    interval: int, run: Any, denoiser: Any, start: Any, difference: Any
+) -> None:
+    """Some pipelines set `scheduler.sigma_min = 0`, so the grid reaches zero one step early."""
+    stock = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    ours = ABCacheScheduler.from_config(stock.config, cache_interval=interval)
+    stock.sigma_min = ours.sigma_min = 0.0
+    stock.set_timesteps(6)
+    ours.set_timesteps(6)
+    samples = run(ours, denoiser, start(torch.float32))
+    if interval == 1:
+        assert difference(samples, run(stock, denoiser, start(torch.float32))) < 1e-5
+    assert float(ours.sigmas[-1]) == 0.0
+    assert all(sample.isfinite().all() for sample in samples)
