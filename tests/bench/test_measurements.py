@@ -16,9 +16,11 @@ from ab_schedulers.bench import quality as quality_module
 from ab_schedulers.bench.defaults import Entry, defaults
 from ab_schedulers.bench.defaults_tables import EQUAL_CALLS, report
 from ab_schedulers.bench.environment import fingerprint, read_json, write_json
+from ab_schedulers.bench.jumps import Switch, jump_result
 from ab_schedulers.bench.methods import DEFAULTS, HOLD, REUSE, base, cached, compared_methods
 from ab_schedulers.bench.metrics import rmse
 from ab_schedulers.bench.mixtures import ring_mixture
+from ab_schedulers.bench.pipeline_overhead import overhead_ratios
 from ab_schedulers.bench.quality import Score, summary
 from ab_schedulers.bench.references import reference, reference_calls
 from ab_schedulers.bench.sampling import sample, seeded_noise
@@ -193,3 +195,16 @@ def test_run_keeps_no_more_latents_than_its_row_depth(name: str) -> None:
 def test_speed_measurements_return_positive_ratios() -> None:
     assert step_ratio("DDIM", torch.float32, 2).median > 0
     assert set_timesteps_overhead("flow Euler", 2).unit == "ms"
+
+
+def test_the_scheduler_is_timed_inside_a_real_pipeline() -> None:
+    alone, spread_out = overhead_ratios(16, 4, 2)
+    assert len(alone) == len(spread_out) == 2
+    assert min(alone + spread_out) > 0
+
+
+def test_a_run_whose_guidance_changes_is_more_abrupt_at_the_change_than_a_steady_run() -> None:
+    result = jump_result("dit-epsilon", Switch(before=1.0, after=4.0, boundary=0.8), 12, 2)
+    assert result.across > 0 and result.reset > 0
+    assert result.at_switch > result.without_switch
+    assert len(result.cells()) == 8
