@@ -42,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_speed(benches)
     _add_bounds(benches)
     _add_jumps(benches)
+    _add_similarity(benches)
     _add_coefficients(commands)
     _add_plan(commands)
     return parser
@@ -258,6 +259,38 @@ def _jumps(arguments: argparse.Namespace) -> str:
 
     _set_threads(arguments)
     return jumps(models=_bundled(arguments.models), calls=arguments.calls, samples=arguments.samples, out=arguments.out)
+
+
+def _add_similarity(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("similarity", help="how alike adjacent outputs are along a run, beside the formula")
+    parser.add_argument(
+        "--subjects",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="bundled models or mixture-vp, mixture-flow (default: all)",
+    )
+    parser.add_argument(
+        "--steps", type=_positive, default=50, help="calls of the stock scheduler (default: %(default)s)"
+    )
+    parser.add_argument("--trajectories", type=_positive, default=64, help="trajectories (default: %(default)s)")
+    parser.add_argument(
+        "--spectrum-samples", type=_positive, default=1000, help="samples for the variances (default: %(default)s)"
+    )
+    parser.add_argument("--threads", type=_positive, help="CPU threads (default: torch's choice)")
+    parser.set_defaults(command=_similarity)
+
+
+def _similarity(arguments: argparse.Namespace) -> str:
+    from ab_schedulers.bench.similarity import similarity
+
+    _set_threads(arguments)
+    return similarity(
+        subjects=arguments.subjects,
+        steps=arguments.steps,
+        trajectories=arguments.trajectories,
+        spectrum_samples=arguments.spectrum_samples,
+    )
 
 
 def _add_coefficients(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
