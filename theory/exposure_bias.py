@@ -167,8 +167,8 @@ def the_published_factor_and_the_code_disagree() -> None:
     <<factors>>
 
     **Derivation.** Insert $t = \tau$ into both branches: $b_h + (1 - b_h) e^{-5}$ and $b_h$. Both rise, as
-    $b_l < b_h < 1$. The example values $b_h = .98$, $b_l = .96$, $\tau = .4$ jump by $1.3 \cdot 10^{-4}$, which nothing
-    would notice; it shows that the formula was not meant to be continuous.
+    $b_l < b_h < 1$. The example values $b_h = .98$, $b_l = .96$, $\tau = .4$ jump by $1.3 \cdot 10^{-4}$, too little to
+    be noticed.
 
     **What it means.** Every $b(t) < 1$ for $t < 1$ leaves more noise than an unscaled step. The released code divides
     the noise by 0.965, a factor above one, which leaves less. The paper's account, that
