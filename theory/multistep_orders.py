@@ -80,7 +80,7 @@ def local_power(weights: Sequence[Any], nodes: Sequence[Any], integrals: Sequenc
 
 
 def table_of_schedulers() -> str:
-    """Quantity, variable, orders, error constant, noise gain and limiting weights of each scheduler."""
+    """Quantity, variable, orders, error constant and noise gain of each scheduler."""
     (h,) = rational_functions("h")
     lines = []
     for name, (quantity, variable, row) in stock_rows(h).items():
@@ -88,9 +88,21 @@ def table_of_schedulers() -> str:
         order, constant = order_and_constant(weights)
         graded = graded_adams_order(4) if name == "PLMS, iPNDM" else order
         gain = numerics.noise_gain(weights)
-        lines.append([name, quantity, variable, str(order), str(graded), tex(constant), tex(gain), row_tex(weights)])
-    header = ["scheduler", "quantity", "even steps in", "order, even", "order, graded", "error constant", "noise gain"]
-    return table([*header, r"weights as $h \to 0$, newest first"], lines)
+        lines.append([name, quantity, variable, str(order), str(graded), tex(constant), tex(gain)])
+    return table(
+        ["scheduler", "quantity", "even steps in", "order, even", "order, graded", "error constant", "noise gain"],
+        lines,
+    )
+
+
+def table_of_weights() -> str:
+    """The limiting weights and the schedulers that have them."""
+    (h,) = rational_functions("h")
+    names: dict[str, list[str]] = {}
+    for name, (_, _, row) in stock_rows(h).items():
+        names.setdefault(row_tex(shares(row)), []).append(name)
+    lines = [[weights, "; ".join(shared)] for weights, shared in names.items()]
+    return table([r"weights as $h \to 0$, newest first", "schedulers"], lines)
 
 
 def graded_adams_order(order: int) -> int:
@@ -123,7 +135,7 @@ def as_field(value: Any, like: Any) -> Any:
         numerics.noise_gain,
     ],
     source="our derivation; " + UNIPC,
-    formulas=lambda: {"schedulers": table_of_schedulers()},
+    formulas=lambda: {"schedulers": table_of_schedulers(), "weights": table_of_weights()},
 )
 def orders_of_the_multistep_schedulers() -> None:
     r"""On graded grids PLMS and iPNDM fall from order 4 to 2, all others keep theirs; UniPC p has order p + 1.
@@ -132,6 +144,8 @@ def orders_of_the_multistep_schedulers() -> None:
 
     The error constant is the factor of $h^{k+1} f^{(k)}$ in a step, $k$ the order; the noise gain is the sum of
     the sizes of the weights. $\rho = \sigma/\alpha = e^{-\lambda}$.
+
+    <<weights>>
 
     **Derivation.** For vanishing steps the weights over the step tend to those of a linear multistep method on even
     nodes, and the first monomial that these miss gives order and constant. On graded grids: the weights of LMS, DEIS

@@ -12,6 +12,8 @@ from .interpolation import Number
 def window_output_weights(grid: BaseGrid, window: range) -> tuple[Number, ...]:
     """Weight with which the output of each step of ``window`` enters the sample at its end.
 
+    Derived in docs/theory/07-global-bound.md.
+
     Raises:
         ValueError: If a step takes more than one output: the outputs then enter several steps.
     """
@@ -32,6 +34,8 @@ def prediction_error_bound(grid: BaseGrid, window: range, known: Sequence[int], 
 
     ``derivative * \sum_i |W_i| \prod_j |t_i - x_j| / k!`` over the steps ``i`` of the window, with their weights
     ``W_i`` from `window_output_weights` and the nodes ``x_j`` of the ``k`` outputs that predict.
+
+    Derived in docs/theory/07-global-bound.md.
 
     Args:
         grid: The base sampler; every step takes one output.
@@ -60,6 +64,8 @@ def gronwall_bound(
     Holds in every norm, for any plan and order, with the rows of a run that began with an empty history. Without
     ``|a_n| > 1`` it is at most ``(start + \sum d_n) \prod (1 + L \sum_j |b_{n,j}|)`` (the discrete Gronwall lemma;
     Hairer, Norsett and Wanner, *Solving ODEs I*, section I.7 and III.4).
+
+    Derived in docs/theory/07-global-bound.md.
 
     Args:
         rows: One row per call, without base outputs.

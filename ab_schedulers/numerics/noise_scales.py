@@ -22,6 +22,8 @@ def published_noise_scale(
     ``t < tau``: ``b_l + (b_h - b_l) exp(5 (t - tau) / (1 - tau))`` (arXiv:2503.07120, with the
     example values ``b_h = .98``, ``b_l = .96``, ``tau = .4``).
 
+    Derived in docs/theory/09-exposure-bias.md.
+
     Args:
         t: Timestep as a fraction of the number of training timesteps.
         high: ``b_h``.
@@ -40,6 +42,8 @@ def correlated_variance(weights: Sequence[Number], correlation: Number) -> Numbe
     With ``N`` weights of one it is ``N + 2 \sum_{d<N} (N - d) \rho^d``, the variance of ``N`` consecutive cached
     steps of EB-Cache (arXiv:2503.07120); with the weights of a prediction, what correlated errors of the outputs
     leave in it.
+
+    Derived in docs/theory/09-exposure-bias.md.
 
     Args:
         weights: Weights of consecutive errors.

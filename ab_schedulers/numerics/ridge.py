@@ -13,6 +13,8 @@ def ridge_solution(gram: Sequence[Sequence[Number]], right: Sequence[Number], pe
     The unique solution of ``(G + penalty I) c = r`` for ``penalty > 0`` (Hoerl and Kennard 1970, *Technometrics* 12).
     By elimination without pivoting, which symmetric positive definite systems do not need.
 
+    Derived in docs/theory/10-fitted-rows.md.
+
     Args:
         gram: ``G``, inner products ``f_p . f_q`` of the features.
         right: ``r``, inner products ``f_p . m`` with what the row misses.
