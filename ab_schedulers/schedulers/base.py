@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -16,11 +16,11 @@ from ab_schedulers.numerics import BaseGrid, BaseStep, CachePlan, Row, convert_q
 from . import reports
 from .calibrations import CalibratedPlan, parse_calibrations
 from .combination import linear
-from .grids import NoiseGrid, check_number_of_calls
+from .grids import NoiseGrid, check_number_of_calls, fit_plan
 from .jumps import abrupt_call
-from .options import check_choice, check_options, noise_scale_function, resolve_plan
+from .options import check_choice, check_integer, check_options, noise_scale_function, resolve_plan
 from .run import CachedRun, Observed
-from .sources import resolve_config
+from .sources import BETA_SCHEDULES, resolve_config
 
 logger = logging.getLogger(__name__)
 
@@ -96,8 +96,7 @@ class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
         return (scheduler, unused) if return_unused_kwargs else scheduler
 
     def _initialize_cache(self) -> None:
-        """Check the options and start without a grid; called at the end of every subclass's ``__init__``."""
-        self._check_options()
+        """Start without a grid; called at the end of every subclass's ``__init__``."""
         parse_calibrations(self.config.calibrations)
         self._plan: CachePlan | None = None
         self._grid: NoiseGrid | None = None
@@ -109,9 +108,13 @@ class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
         self._begin_index: int | None = None
 
     def _check_options(self) -> None:
+        """Check every option; called first in every subclass's ``__init__``, and by `set_timesteps` again."""
         check_options(self.config)
+        check_integer(self.config, "num_train_timesteps", 1, None)
         for name, choices in self._choices.items():
             check_choice(self.config, name, choices)
+        if "beta_schedule" in self.config and self.config.trained_betas is None:
+            check_choice(self.config, "beta_schedule", BETA_SCHEDULES)
 
     _choices: ClassVar[dict[str, tuple[str, ...]]] = {}
 
@@ -154,14 +157,16 @@ class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
             self.config.__dict__.update(config)
             raise
 
-    def _lay_out(self, num_calls: Any, build: Callable[[CachePlan], NoiseGrid], device: Any) -> None:
-        """Choose the plan, build the base grid by ``build``, publish the call nodes and fold the rows."""
+    def _lay_out(self, num_calls: Any, build: Callable[[CachePlan], tuple[CachePlan, NoiseGrid]], device: Any) -> None:
+        """Choose the plan, build the base grid by ``build``, publish the call nodes and fold the rows.
+
+        ``build`` returns the plan again, with shorter windows where the given call nodes leave less room.
+        """
         check_number_of_calls(num_calls)
         with self._restored_on_error():
             self._check_options()
             calibrated = parse_calibrations(self.config.calibrations).get(num_calls)
-            plan = resolve_plan(self.config, num_calls) if calibrated is None else calibrated.plan
-            grid = build(plan)
+            plan, grid = build(resolve_plan(self.config, num_calls) if calibrated is None else calibrated.plan)
             if calibrated is not None and not self._fits(calibrated, grid):
                 self._warn_once(
                     "calibration",
@@ -169,8 +174,7 @@ class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
                     "its calls differ); the run uses theory rows instead.",
                 )
                 calibrated = None
-                plan = resolve_plan(self.config, num_calls)
-                grid = build(plan)
+                plan, grid = build(resolve_plan(self.config, num_calls))
             self._plan, self._grid, self._calibrated = plan, grid, calibrated
             self._publish(plan, device)
             self._step_index = self._begin_index = None
@@ -182,6 +186,17 @@ class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
                 f"steps. To walk about {num_calls} base steps pass num_inference_steps="
                 f"{max(1, num_calls * num_calls // plan.num_base_steps)}.",
             )
+
+    def _fit_plan(self, name: str, nodes: Sequence[float], plan: CachePlan, *, integers: bool = False) -> CachePlan:
+        """The plan with windows that have room between the call nodes that the user gave as ``name``."""
+        fitted = fit_plan(plan, nodes, integers=integers)
+        if fitted != plan and plan.num_base_steps == self.config.num_base_steps:
+            raise ValueError(
+                f"`{name}` have room for {fitted.num_base_steps} base steps between and after them at most, but "
+                f"`num_base_steps` is {plan.num_base_steps}; expected one step in every gap without room. Lower "
+                f"`num_base_steps`, or spread the `{name}`."
+            )
+        return fitted
 
     def _fits(self, calibrated: CalibratedPlan, grid: NoiseGrid) -> bool:
         calls = calibrated.plan.compute_steps
@@ -212,11 +227,8 @@ class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
             rows = self._fold(call, quantity, self.config.cache_order, self._corrector)
             conversions = tuple(self._conversion(i, self._prediction, quantity) for i in calls)
         except ZeroDivisionError as error:
-            raise ValueError(
-                f'the quantity "{quantity}" is singular on this grid (alpha {grid.alphas[calls[0]]:g}, sigma '
-                f"{grid.sigmas[calls[0]]:g} at the first call, prediction {self._prediction!r}); choose another "
-                '`cache_quantity`: "sample" and "velocity" bear alpha = 0.'
-            ) from error
+            where = f"alpha {grid.alphas[calls[0]]:g}, sigma {grid.sigmas[calls[0]]:g} at the first call"
+            raise ValueError(self._singularity(quantity, where)) from error
         return CachedRun(
             timesteps=self._call_timesteps,
             first_call=call,
@@ -224,6 +236,24 @@ class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
             rows=rows if calibrated is None else calibrated.rows,
             conversions=conversions,
             calibrated=calibrated is not None,
+        )
+
+    def _singularity(self, quantity: str, where: str) -> str:
+        """What divides by an alpha of zero: the model's prediction, the noise scaling, or the cached quantity."""
+        if self._prediction == "epsilon":
+            return (
+                f'`prediction_type="epsilon"` is singular on this grid ({where}): where nothing is left of the clean '
+                "sample, the noise does not determine it. Use a grid that starts later, or a model with another "
+                "`prediction_type`."
+            )
+        if self.config.noise_scaling is not None and quantity != "epsilon":
+            return (
+                f"`noise_scaling` is singular on this grid ({where}): the clean sample does not follow from a changed "
+                "noise there. Use a factor of 1 at the noisiest timestep, or leave `noise_scaling` at None."
+            )
+        return (
+            f'`cache_quantity`: the quantity "{quantity}" is singular on this grid ({where}, prediction '
+            f'{self._prediction!r}); choose "sample" or "velocity", which bear alpha = 0.'
         )
 
     def _fold(self, call: int, quantity: str, order: int, corrector: int | None) -> tuple[Row, ...]:

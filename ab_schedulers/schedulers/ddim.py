@@ -17,7 +17,8 @@ from ab_schedulers.numerics import BaseStep, CachePlan, convert_quantity, ddim_s
 from .base import ABCacheScheduler
 from .combination import linear
 from .grids import NoiseGrid
-from .parameters import base_parameters, check_leading_reach
+from .options import check_number
+from .parameters import base_parameters, check_leading_reach, check_noise_shape, check_number_of_base_steps
 from .run import CachedRun, Observed
 from .stock_steps import refused
 
@@ -96,12 +97,18 @@ class ABCacheDDIMScheduler(ABCacheScheduler, DDIMScheduler, target="ddim"):
         calibrations: dict[str, Any] | None = None,
         noise_scaling: dict[str, Any] | None = None,
     ) -> None:
+        self._check_options()
         super().__init__(**base_parameters(DDIMScheduler, self.config))
         if snr_shift_scale is not None:
             self._take_shifted_alphas()
         self._eta = 0.0
         self._use_clipped_model_output = False
         self._initialize_cache()
+
+    def _check_options(self) -> None:
+        super()._check_options()
+        if self.config.snr_shift_scale is not None:
+            check_number(self.config, "snr_shift_scale", 0, math.inf)
 
     def _take_shifted_alphas(self) -> None:
         """Take the signal-to-noise ratios of CogVideoX's own DDIM scheduler."""
@@ -130,14 +137,20 @@ class ABCacheDDIMScheduler(ABCacheScheduler, DDIMScheduler, target="ddim"):
             self._eta, self._use_clipped_model_output = 0.0, False
             self._lay_out(num_inference_steps, self._build_grid, device)
 
-    def _build_grid(self, plan: CachePlan) -> NoiseGrid:
+    def _build_grid(self, plan: CachePlan) -> tuple[CachePlan, NoiseGrid]:
+        check_number_of_base_steps(self.config, plan)
         check_leading_reach(self.config, plan, lambda n: (n - 1) * (self.config.num_train_timesteps // n))
         steps = plan.num_base_steps
         DDIMScheduler.set_timesteps(self, steps, "cpu")
         self.timesteps = self.timesteps[:steps]  # stock's trailing grid has a stray entry -1 for some numbers of steps
         timesteps = self.timesteps.tolist()
+        if max(timesteps) >= len(self.alphas_cumprod) or min(timesteps) < 0:
+            raise ValueError(
+                f"the base grid runs from timestep {max(timesteps)} to {min(timesteps)}, expected timesteps from 0 to "
+                f"{len(self.alphas_cumprod) - 1}; correct `steps_offset`, `num_train_timesteps` or `trained_betas`."
+            )
         cumprod = [*self.alphas_cumprod[timesteps].tolist(), float(self.final_alpha_cumprod)]
-        return NoiseGrid(
+        return plan, NoiseGrid(
             timesteps=tuple(float(t) for t in timesteps),
             alphas=tuple(math.sqrt(a) for a in cumprod),
             sigmas=tuple(math.sqrt(1 - a) for a in cumprod),
@@ -206,7 +219,7 @@ class ABCacheDDIMScheduler(ABCacheScheduler, DDIMScheduler, target="ddim"):
 
         def draw() -> torch.Tensor:
             if variance_noise is not None:
-                return variance_noise
+                return check_noise_shape(variance_noise, sample)
             noise: torch.Tensor = randn_tensor(
                 model_output.shape, generator=generator, device=model_output.device, dtype=model_output.dtype
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,11 +13,13 @@ from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from diffusers.utils.torch_utils import randn_tensor
 
 from ab_schedulers.numerics import BaseStep, CachePlan, convert_quantity, dpmsolver_step
+from ab_schedulers.numerics.base_steps import ALGORITHM_TYPES, SOLVER_TYPES
 
 from .base import ABCacheScheduler
 from .combination import linear
-from .grids import NoiseGrid, call_nodes, refine
-from .parameters import base_parameters, check_leading_reach
+from .grids import NoiseGrid, call_nodes, check_mu, refine
+from .options import check_integer, check_number
+from .parameters import base_parameters, check_leading_reach, check_noise_shape, check_number_of_base_steps
 from .run import CachedRun, Observed
 from .stock_steps import refused
 
@@ -65,6 +68,10 @@ class ABCacheDPMSolverMultistepScheduler(ABCacheScheduler, DPMSolverMultistepSch
     _choices: ClassVar[dict[str, tuple[str, ...]]] = {
         "prediction_type": ("epsilon", "sample", "v_prediction", "flow_prediction"),
         "timestep_spacing": ("leading", "linspace", "trailing"),
+        "algorithm_type": (*ALGORITHM_TYPES, *_ALGORITHM_TYPES),
+        "solver_type": (*SOLVER_TYPES, *_SOLVER_TYPES),
+        "final_sigmas_type": ("zero", "sigma_min"),
+        "time_shift_type": ("exponential", "linear"),
     }
 
     @register_to_config
@@ -110,19 +117,23 @@ class ABCacheDPMSolverMultistepScheduler(ABCacheScheduler, DPMSolverMultistepSch
         calibrations: dict[str, Any] | None = None,
         noise_scaling: dict[str, Any] | None = None,
     ) -> None:
+        self._check_options()
         parameters = base_parameters(DPMSolverMultistepScheduler, self.config)
         parameters["algorithm_type"] = _ALGORITHM_TYPES.get(algorithm_type, algorithm_type)
         parameters["solver_type"] = _SOLVER_TYPES.get(solver_type, solver_type)
         super().__init__(**parameters)
         self.register_to_config(algorithm_type=algorithm_type, solver_type=solver_type)
-        if solver_order not in (1, 2, 3):
-            raise ValueError(f"`solver_order` must be 1, 2 or 3, received {solver_order!r}; choose one of them.")
-        if self._algorithm_type == "sde-dpmsolver" and solver_order == 3:
+        self._initialize_cache()
+
+    def _check_options(self) -> None:
+        super()._check_options()
+        check_integer(self.config, "solver_order", 1, 3)
+        check_number(self.config, "flow_shift", 0, math.inf)
+        if self._algorithm_type == "sde-dpmsolver" and self.config.solver_order == 3:
             raise ValueError(
                 '`algorithm_type="sde-dpmsolver"` has no third-order update, received solver_order=3; use '
                 'solver_order=2 or algorithm_type="sde-dpmsolver++".'
             )
-        self._initialize_cache()
 
     convert_model_output = refused("convert_model_output")
     dpm_solver_first_order_update = refused("dpm_solver_first_order_update")
@@ -153,8 +164,9 @@ class ABCacheDPMSolverMultistepScheduler(ABCacheScheduler, DPMSolverMultistepSch
             device: Where ``timesteps`` lives.
             mu: Exponent of the dynamic time shift; ignored unless ``use_dynamic_shifting``, since pipelines of flow
                 models pass it whatever the scheduler.
-            timesteps: The timesteps of the calls, falling; base steps are inserted linearly between them. Not with
-                ``num_inference_steps``.
+            timesteps: The timesteps of the calls, falling; base steps are inserted linearly between them and after the
+                last one toward 0, no more than there are integers. Not with ``num_inference_steps``, nor with another
+                sigma schedule.
 
         Raises:
             ValueError: If the calls, the plan or the grid are impossible; the scheduler is left as it was.
@@ -166,19 +178,35 @@ class ABCacheDPMSolverMultistepScheduler(ABCacheScheduler, DPMSolverMultistepSch
             )
         if mu is not None and not self.config.use_dynamic_shifting:
             mu = None
+        if mu is not None:
+            if self.config.time_shift_type != "exponential":
+                raise ValueError(
+                    '`time_shift_type` must be "exponential" where `mu` is passed, received '
+                    f"{self.config.time_shift_type!r}: DPM-Solver++ of diffusers knows no other one. Set it, or "
+                    "use the config of FlowMatchEulerDiscreteScheduler."
+                )
+            check_mu(mu, "exponential")
         calls, nodes = num_inference_steps, None
         if timesteps is not None:
+            if self._replaces_spacing:
+                raise ValueError(
+                    "`timesteps` cannot be given together with karras, exponential, beta, lu or flow sigmas, which "
+                    f"make timesteps of their own; received {timesteps!r}. Pass `num_inference_steps`."
+                )
             nodes = call_nodes("timesteps", timesteps, 0, self.config.num_train_timesteps - 1, integers=True)
             calls = len(nodes)
         self._lay_out(calls, lambda plan: self._build_grid(plan, mu, nodes), device)
 
-    def _build_grid(self, plan: CachePlan, mu: float | None, timesteps: list[float] | None) -> NoiseGrid:
+    def _build_grid(
+        self, plan: CachePlan, mu: float | None, timesteps: list[float] | None
+    ) -> tuple[CachePlan, NoiseGrid]:
         if timesteps is not None:
-            windows = [len(window) for window in plan.windows]
-            nodes = refine(timesteps, windows, 0, integers=True)
+            plan = self._fit_plan("timesteps", timesteps, plan, integers=True)
+            nodes = refine(timesteps, plan, integers=True)
             DPMSolverMultistepScheduler.set_timesteps(self, None, "cpu", mu=mu, timesteps=nodes)
         else:
             if not self._replaces_spacing:
+                check_number_of_base_steps(self.config, plan)
                 check_leading_reach(self.config, plan, lambda n: n * (self.config.num_train_timesteps // (n + 1)))
             steps = plan.num_base_steps
             DPMSolverMultistepScheduler.set_timesteps(self, steps, "cpu", mu=mu)
@@ -188,12 +216,12 @@ class ABCacheDPMSolverMultistepScheduler(ABCacheScheduler, DPMSolverMultistepSch
         velocity = {True: "flow_prediction", False: "v_prediction"}
         if self.config.prediction_type == velocity[not flow]:
             raise ValueError(
-                f'`prediction_type="{self.config.prediction_type}"` has no meaning with use_flow_sigmas={flow}; set '
-                f'use_flow_sigmas={not flow}, or use prediction_type="{velocity[flow]}".'
+                f'`prediction_type="{self.config.prediction_type}"` needs use_flow_sigmas={not flow}, received {flow}; '
+                f'set use_flow_sigmas={not flow}, or use prediction_type="{velocity[flow]}".'
             )
         ratios = self.sigmas.tolist()
         alphas = [1 - s if flow else 1 / (1 + s * s) ** 0.5 for s in ratios]
-        return NoiseGrid(
+        return plan, NoiseGrid(
             timesteps=tuple(float(t) for t in self.timesteps.tolist()),
             alphas=tuple(alphas),
             sigmas=tuple(ratios if flow else [s * a for s, a in zip(ratios, alphas, strict=True)]),
@@ -276,7 +304,7 @@ class ABCacheDPMSolverMultistepScheduler(ABCacheScheduler, DPMSolverMultistepSch
 
         def draw() -> torch.Tensor:
             if variance_noise is not None:
-                return variance_noise.to(device=model_output.device, dtype=torch.float32)
+                return check_noise_shape(variance_noise, sample).to(device=model_output.device, dtype=torch.float32)
             noise: torch.Tensor = randn_tensor(
                 model_output.shape, generator=generator, device=model_output.device, dtype=torch.float32
             )

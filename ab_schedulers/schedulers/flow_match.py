@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, ClassVar
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -13,7 +14,8 @@ from diffusers.utils.torch_utils import randn_tensor
 from ab_schedulers.numerics import BaseStep, CachePlan, ddim_step, quantity_map
 
 from .base import ABCacheScheduler
-from .grids import NoiseGrid, call_nodes, check_number_of_calls, refine
+from .grids import NoiseGrid, call_nodes, check_mu, check_number_of_calls, refine
+from .options import check_number
 from .parameters import base_parameters
 
 
@@ -52,6 +54,7 @@ class ABCacheFlowMatchEulerScheduler(ABCacheScheduler, FlowMatchEulerDiscreteSch
     """
 
     _compatibles = FlowMatchEulerDiscreteScheduler._compatibles
+    _choices: ClassVar[dict[str, tuple[str, ...]]] = {"time_shift_type": ("exponential", "linear")}
 
     @register_to_config
     def __init__(
@@ -87,8 +90,15 @@ class ABCacheFlowMatchEulerScheduler(ABCacheScheduler, FlowMatchEulerDiscreteSch
                 "`invert_sigmas` must be False, received True: the cached scheduler walks from noise to data. Keep the "
                 "stock scheduler for this pipeline."
             )
+        self._check_options()
         super().__init__(**base_parameters(FlowMatchEulerDiscreteScheduler, self.config))
         self._initialize_cache()
+
+    def _check_options(self) -> None:
+        super()._check_options()
+        check_number(self.config, "shift", 0, math.inf)
+        if self.config.shift_terminal:  # 0 means none, as in diffusers
+            check_number(self.config, "shift_terminal", 0, 1)
 
     def set_timesteps(
         self,
@@ -104,7 +114,8 @@ class ABCacheFlowMatchEulerScheduler(ABCacheScheduler, FlowMatchEulerDiscreteSch
             num_inference_steps: Number of **model calls**; each walks ``cache_interval`` base steps.
             device: Where ``timesteps`` and ``sigmas`` live.
             sigmas: Noise scales of the calls before shifting, falling; base steps are inserted linearly between them
-                and after the last one toward 0, then shift, terminal and sigma schedule act as in diffusers.
+                and after the last one toward 0 (none if it is 0), then shift, terminal and sigma schedule act as in
+                diffusers.
             mu: Shift of the dynamic time shift, taken as passed.
             timesteps: Timesteps of the calls, treated likewise.
 
@@ -129,20 +140,23 @@ class ABCacheFlowMatchEulerScheduler(ABCacheScheduler, FlowMatchEulerDiscreteSch
                 "`mu` must be passed where `use_dynamic_shifting` is set, received None; pass the shift that the "
                 "pipeline computes from the image size."
             )
+        if self.config.use_dynamic_shifting:
+            check_mu(mu, self.config.time_shift_type)
         self._lay_out(given.pop(), lambda plan: self._build_grid(plan, sigmas, mu, timesteps), device)
         self.sigmas = self.sigmas.to(device)
 
     def _build_grid(
         self, plan: CachePlan, sigmas: list[float] | None, mu: float | None, timesteps: list[float] | None
-    ) -> NoiseGrid:
-        windows = [len(window) for window in plan.windows]
-        base_sigmas = None if sigmas is None else refine(sigmas, windows, 0.0)
-        base_timesteps = None if timesteps is None else refine(timesteps, windows, 0.0)
+    ) -> tuple[CachePlan, NoiseGrid]:
+        for name, nodes in (("sigmas", sigmas), ("timesteps", timesteps)):
+            plan = plan if nodes is None else self._fit_plan(name, nodes, plan)
+        base_sigmas = None if sigmas is None else refine(sigmas, plan)
+        base_timesteps = None if timesteps is None else refine(timesteps, plan)
         FlowMatchEulerDiscreteScheduler.set_timesteps(
             self, plan.num_base_steps, "cpu", sigmas=base_sigmas, mu=mu, timesteps=base_timesteps
         )
         levels = self.sigmas.tolist()
-        return NoiseGrid(
+        return plan, NoiseGrid(
             timesteps=tuple(self.timesteps.tolist()),
             alphas=tuple(1 - s for s in levels),
             sigmas=tuple(levels),

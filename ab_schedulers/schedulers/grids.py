@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
+
+from ab_schedulers.numerics import CachePlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +82,20 @@ def check_number_of_calls(num_calls: Any) -> None:
         )
 
 
+def check_mu(mu: Any, time_shift_type: str) -> None:
+    """Raise ``ValueError`` unless ``mu`` is a finite number, above 0 for the linear shift."""
+    try:
+        value = float(mu)
+    except (TypeError, ValueError):
+        value = math.nan
+    linear = time_shift_type == "linear"
+    if not math.isfinite(value) or (linear and value <= 0):
+        raise ValueError(
+            f"`mu` must be a finite number{' above 0' if linear else ''}, received {mu!r}; pass the shift that the "
+            "pipeline computes from the image size."
+        )
+
+
 def call_nodes(name: str, values: Any, low: float, high: float, *, integers: bool = False) -> list[float]:
     """The user's own call nodes as floats, checked.
 
@@ -94,7 +110,7 @@ def call_nodes(name: str, values: Any, low: float, high: float, *, integers: boo
         ValueError: Unless there is at least one node, and they fall strictly within ``[low, high]``.
     """
     try:
-        nodes = [float(value) for value in values]
+        nodes = [] if isinstance(values, (str, bytes)) else [float(value) for value in values]
     except (TypeError, ValueError):
         nodes = []
     within = all(low <= node <= high for node in nodes)
@@ -106,21 +122,36 @@ def call_nodes(name: str, values: Any, low: float, high: float, *, integers: boo
     return nodes
 
 
-def refine(values: Sequence[float], windows: Sequence[int], end: float, *, integers: bool = False) -> list[float]:
-    """Insert points linearly between the given call nodes, ``windows[i] - 1`` after the ``i``-th, toward ``end``.
+def fit_plan(plan: CachePlan, values: Sequence[float], *, integers: bool = False) -> CachePlan:
+    """The plan with no more base steps in a window than have room between its call node and the next.
+
+    Args:
+        plan: Base steps and calls as they are wanted.
+        values: The call nodes, falling; after the last one there is 0.
+        integers: Whether the base nodes are whole numbers, of which a gap holds only so many.
+    """
+    lengths = []
+    for start, stop, window in zip(values, [*values[1:], 0.0], plan.windows, strict=True):
+        room = max(1, round(start - stop)) if integers or start == stop else len(window)
+        lengths.append(min(len(window), room))
+    steps = tuple(accumulate(lengths[:-1], initial=0))
+    return CachePlan(num_base_steps=sum(lengths), compute_steps=steps)
+
+
+def refine(values: Sequence[float], plan: CachePlan, *, integers: bool = False) -> list[float]:
+    """Insert points linearly between the given call nodes and from the last one toward 0, as many as the plan skips.
 
     Args:
         values: The call nodes, falling.
-        windows: Base steps of each call.
-        end: What the points after the last node head for; itself not included.
-        integers: Round to integers (then a gap holds at most as many points as there are integers in it).
+        plan: Base steps and calls, see `fit_plan`.
+        integers: Round to integers.
 
     Returns:
         The nodes of the base grid.
     """
     refined: list[float] = []
-    for start, stop, count in zip(values, [*values[1:], end], windows, strict=True):
-        steps = min(count, max(1, round(start - stop))) if integers else count
+    for start, stop, window in zip(values, [*values[1:], 0.0], plan.windows, strict=True):
+        steps = len(window)
         points = [start + (stop - start) * (i / steps) for i in range(steps)]
         refined += [float(round(point)) for point in points] if integers else points
     return refined

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 
@@ -26,11 +28,12 @@ def abruptness(outputs: Sequence[torch.Tensor], nodes: Sequence[float]) -> list[
     ratios = [0.0] * len(outputs)
     if len(outputs) < 4:
         return ratios
-    stacked = torch.stack(list(outputs)).double()
-    places = torch.tensor(nodes, dtype=torch.float64, device=stacked.device)
-    speeds = stacked.diff(dim=0).square().mean(dim=1).sqrt() / places.diff().abs()
-    isolated = speeds[1:-1] / torch.maximum(speeds[:-2], speeds[2:])
-    ratios[2:-1] = isolated.nan_to_num(0.0).tolist()
+    stacked = torch.stack(list(outputs)).to(torch.promote_types(outputs[0].dtype, torch.float32))
+    changes = stacked.diff(dim=0).square().mean(dim=1).sqrt().tolist()
+    speeds = [change / abs(now - before) for change, (before, now) in zip(changes, pairwise(nodes), strict=True)]
+    for i in range(1, len(speeds) - 1):
+        neighbours = max(speeds[i - 1], speeds[i + 1])
+        ratios[i + 1] = speeds[i] / neighbours if neighbours > 0 else math.inf if speeds[i] > 0 else 0.0
     return ratios
 
 

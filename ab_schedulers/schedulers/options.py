@@ -87,6 +87,14 @@ def resolve_plan(config: Mapping[str, Any], num_calls: int) -> CachePlan:
     )
 
 
+def check_number(config: Mapping[str, Any], name: str, low: float, high: float) -> None:
+    """Raise ``ValueError`` unless ``config[name]`` is a number strictly between ``low`` and ``high``."""
+    value = config[name]
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not (number and low < value < high):
+        raise ValueError(f"`{name}` must be a number above {low:g} and below {high:g}, received {value!r}; correct it.")
+
+
 def noise_scale_function(scaling: Mapping[str, Any] | None) -> Callable[[float], float] | None:
     """The factor ``b(t)`` on the predicted noise, a function of the timestep's fraction ``t`` in [0, 1].
 

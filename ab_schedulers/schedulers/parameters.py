@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
+
 from ab_schedulers.numerics import CachePlan
 
 
@@ -16,6 +18,30 @@ def base_parameters(base: type, config: Mapping[str, Any]) -> dict[str, Any]:
     """
     names = [name for name in inspect.signature(base.__init__).parameters if name != "self"]  # type: ignore[misc]
     return {name: config[name] for name in names}
+
+
+def check_number_of_base_steps(config: Mapping[str, Any], plan: CachePlan) -> None:
+    """Raise ``ValueError`` if the base grid has more steps than the model was trained with."""
+    if plan.num_base_steps > config["num_train_timesteps"]:
+        raise ValueError(
+            f"{plan.num_calls} model calls (`num_inference_steps`) walk {plan.num_base_steps} base steps, expected "
+            f"at most `num_train_timesteps`={config['num_train_timesteps']}. Lower `num_base_steps`, `cache_interval` "
+            "or the number of calls."
+        )
+
+
+def check_noise_shape(noise: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
+    """Return ``noise`` if it has the shape of ``sample`` or broadcasts to it, as in diffusers; else raise."""
+    try:
+        fits = torch.broadcast_shapes(noise.shape, sample.shape) == sample.shape
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"`variance_noise` must have the shape of the sample, {tuple(sample.shape)}, or broadcast to it, received "
+            f"{tuple(noise.shape)}; pass noise of that shape."
+        )
+    return noise
 
 
 def check_leading_reach(config: Mapping[str, Any], plan: CachePlan, first_timestep: Callable[[int], int]) -> None:

@@ -130,7 +130,7 @@ def _shifts_linearly(config: Mapping[str, Any]) -> bool:
 
 
 _SCHEDULES = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
-_BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2")
+BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 
 # Settings of served classes that the target cannot express: what is set, when, and what to do.
 # A condition sees the keys of the source class alone, so leftovers of other classes do not trip it.
@@ -166,8 +166,8 @@ REFUSED_SETTINGS: tuple[tuple[str, Callable[[Mapping[str, Any]], object], str], 
         "the grid runs from data to noise (Mochi); keep the stock scheduler",
     ),
     (
-        f"a beta_schedule other than {', '.join(_BETAS)}",
-        lambda c: c.get("trained_betas") is None and c.get("beta_schedule", "linear") not in _BETAS,
+        f"a beta_schedule other than {', '.join(BETA_SCHEDULES)}",
+        lambda c: c.get("trained_betas") is None and c.get("beta_schedule", "linear") not in BETA_SCHEDULES,
         "DDIM and DPM-Solver++ cannot build it; put the betas of the stock scheduler into the config as a list:"
         " {**config, 'trained_betas': scheduler.betas.tolist(), 'rescale_betas_zero_snr': False}",
     ),

@@ -160,7 +160,21 @@ def test_an_option_spoilt_after_construction_is_refused_by_set_timesteps(name: s
         ("dpmsolver", {"solver_order": 0}, "solver_order", 0),
         ("dpmsolver", {"algorithm_type": "sde-dpmsolver++", "solver_order": 5}, "solver_order", 5),
         ("flow", {"invert_sigmas": True}, "invert_sigmas", True),
-        ("flow", {"time_shift_type": "cubic"}, "time_shift_type", "linear"),
+        ("flow", {"time_shift_type": "cubic"}, "time_shift_type", "cubic"),
+        ("dpmsolver", {"time_shift_type": "cubic"}, "time_shift_type", "cubic"),
+        ("dpmsolver", {"algorithm_type": "unipc"}, "algorithm_type", "unipc"),
+        ("dpmsolver", {"solver_type": "euler"}, "solver_type", "euler"),
+        ("dpmsolver", {"beta_schedule": "cosine"}, "beta_schedule", "cosine"),
+        ("ddim", {"beta_schedule": "cosine"}, "beta_schedule", "cosine"),
+        ("ddim", {"num_train_timesteps": 0}, "num_train_timesteps", 0),
+        ("ddim", {"snr_shift_scale": 0.0}, "snr_shift_scale", 0.0),
+        ("ddim", {"snr_shift_scale": -2.0}, "snr_shift_scale", -2.0),
+        ("ddim", {"steps_offset": 100, "timestep_spacing": "leading"}, "steps_offset", 1043),
+        ("ddim", {"trained_betas": [0.1] * 900}, "trained_betas", 899),
+        ("flow", {"num_train_timesteps": -5}, "num_train_timesteps", -5),
+        *(("flow", {"shift": shift}, "shift", shift) for shift in (0, -1.0, float("nan"), float("inf"), None, "3")),
+        *(("dpmsolver", {"flow_shift": shift}, "flow_shift", shift) for shift in (0, -1.0, float("nan"), None)),
+        *(("flow", {"shift_terminal": end}, "shift_terminal", end) for end in (1.0, -0.1, float("nan"))),
     ],
 )
 def test_an_unknown_value_of_a_stock_option_is_refused_before_the_first_step(
@@ -168,7 +182,7 @@ def test_an_unknown_value_of_a_stock_option_is_refused_before_the_first_step(
 ) -> None:
     with pytest.raises(ValueError, match=argument) as caught:
         BUILD[name](**options).set_timesteps(8)
-    assert str(received) in str(caught.value)
+    check_message(caught.value, argument, received)
 
 
 # -- set_timesteps --------------------------------------------------------------------------------------------------
@@ -224,8 +238,9 @@ def test_a_leading_grid_that_misses_the_noisy_end_is_refused_and_the_remedy_name
 
 @pytest.mark.parametrize("name", ["ddim", "dpmsolver"])
 def test_more_base_steps_than_training_steps_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="steps"):
+    with pytest.raises(ValueError, match=r"400 model calls .* 1200 base steps") as caught:
         BUILD[name]().set_timesteps(400)
+    check_message(caught.value, "`num_inference_steps`", 1000)
 
 
 @pytest.mark.parametrize(
@@ -236,12 +251,17 @@ def test_more_base_steps_than_training_steps_are_refused(name: str) -> None:
         ("dpmsolver", {"timesteps": []}, "timesteps"),
         ("dpmsolver", {"timesteps": [900, 100], "num_inference_steps": 2}, "timesteps"),
         ("dpmsolver", {}, "timesteps"),
+        *(("dpmsolver", {"timesteps": bad}, "timesteps") for bad in ([1000, 5], [9, -1], [9.5, 1], "987", 500, [None])),
+        ("dpmsolver", {"timesteps": [900, float("nan"), 1]}, "timesteps"),
         ("flow", {"sigmas": [0.1, 0.5, 0.9]}, "sigmas"),
         ("flow", {"sigmas": [0.9, 0.9, 0.1]}, "sigmas"),
         ("flow", {"sigmas": []}, "sigmas"),
         ("flow", {"sigmas": [0.9, 0.4], "num_inference_steps": 3}, "sigmas"),
         ("flow", {"sigmas": [0.9, 0.4], "timesteps": [900.0]}, "timesteps"),
         ("flow", {"timesteps": [100.0, 900.0]}, "timesteps"),
+        *(("flow", {"sigmas": bad}, "sigmas") for bad in ([1.2, 0.5], [0.5, -0.1], "abc", 0.5, [None], [[0.9, 0.4]])),
+        ("flow", {"sigmas": [0.9, float("nan"), 0.1]}, "sigmas"),
+        ("flow", {"sigmas": [float("inf"), 0.5]}, "sigmas"),
         ("flow", {}, "num_inference_steps"),
     ],
     ids=str,
@@ -259,6 +279,46 @@ def test_call_nodes_that_make_no_grid_are_refused_and_leave_the_previous_grid(
 def test_dynamic_shifting_without_mu_is_refused() -> None:
     with pytest.raises(ValueError, match="mu"):
         BUILD["flow"](use_dynamic_shifting=True).set_timesteps(8)
+
+
+FLOW_SIGMAS = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "use_dynamic_shifting": True}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "mu"),
+    [
+        *(("flow", {"use_dynamic_shifting": True}, mu) for mu in (float("nan"), float("inf"), "high", [0.5, 0.6])),
+        *(("flow", {"use_dynamic_shifting": True, "time_shift_type": "linear"}, mu) for mu in (0.0, -1.0)),
+        *(("dpmsolver", FLOW_SIGMAS, mu) for mu in (float("nan"), -float("inf"), "high")),
+    ],
+    ids=str,
+)
+def test_a_mu_that_shifts_nowhere_is_refused(name: str, options: Any, mu: Any) -> None:
+    scheduler = BUILD[name](**options)
+    scheduler.set_timesteps(8, mu=0.5)
+    before = scheduler.timesteps
+    with pytest.raises(ValueError, match="`mu`") as caught:
+        scheduler.set_timesteps(8, mu=mu)
+    check_message(caught.value, "`mu`", repr(mu))
+    assert torch.equal(scheduler.timesteps, before)
+
+
+def test_a_shift_that_dpmsolver_does_not_know_is_refused_where_it_would_act() -> None:
+    scheduler = BUILD["dpmsolver"](**FLOW_SIGMAS, time_shift_type="linear")
+    with pytest.raises(ValueError, match="`time_shift_type`") as caught:
+        scheduler.set_timesteps(8, mu=0.5)
+    check_message(caught.value, "`time_shift_type`", "'linear'")
+
+
+@pytest.mark.parametrize(
+    "schedule", ["karras_sigmas", "exponential_sigmas", "beta_sigmas", "lu_lambdas", "flow_sigmas"]
+)
+def test_timesteps_beside_a_schedule_that_makes_its_own_are_refused(schedule: str) -> None:
+    prediction = {"prediction_type": "flow_prediction"} if schedule == "flow_sigmas" else {}
+    scheduler = BUILD["dpmsolver"](**{f"use_{schedule}": True}, **prediction)
+    with pytest.raises(ValueError, match="`timesteps` cannot be given") as caught:
+        scheduler.set_timesteps(timesteps=[900, 500, 100])
+    check_message(caught.value, "`timesteps`", [900, 500, 100])
 
 
 SINGULAR: list[tuple[str, dict[str, Any], str]] = [
@@ -503,6 +563,28 @@ def test_generator_and_noise_together_are_refused(ready: Any, start: Any) -> Non
     check_message(caught.value, "`variance_noise`", "both")
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (3, 4), (2, 2, 3, 4, 4), (5,)], ids=str)
+@pytest.mark.parametrize("name", ["ddim", "dpmsolver sde"])
+def test_noise_of_a_shape_that_does_not_fit_is_refused_and_leaves_the_run_bit_for_bit(
+    name: str, shape: Any, ready: Any, denoiser: Any, start: Any
+) -> None:
+    scheduler, untouched, sample = ready(name), ready(name), start(shape=(2, 3, 4, 4))
+    step = {"eta": 1.0} if name == "ddim" else {}
+    expected = sample
+    for call, timestep in enumerate(scheduler.timesteps):
+        noise = start(shape=(1, 3, 4, 4), seed=call)  # broadcasts over the batch, as in diffusers
+        output = denoiser(sample, timestep)
+        if call in (0, 3):
+            with pytest.raises(ValueError, match="`variance_noise`") as caught:
+                scheduler.step(output, timestep, sample, variance_noise=start(shape=shape), **step)
+            check_message(caught.value, "`variance_noise`", shape)
+        sample = scheduler.step(output, timestep, sample, variance_noise=noise, **step).prev_sample
+        whole = noise.expand(2, 3, 4, 4)
+        output = denoiser(expected, timestep)
+        expected = untouched.step(output, timestep, expected, variance_noise=whole, **step).prev_sample
+    assert torch.equal(sample, expected)
+
+
 @every_kind
 def test_more_than_one_step_per_call_is_refused(name: str, ready: Any, denoiser: Any, start: Any) -> None:
     scheduler, sample = ready(name), start()
@@ -659,6 +741,6 @@ def test_on_an_accelerator_values_that_are_not_finite_are_told_once_after_the_la
         else:
             sample = scheduler.step(output, timestep, sample).prev_sample
         assert isinstance(sample, elsewhere)
-        assert len(pretended_accelerator) == (1 if call == 7 else 0)
+        assert bool(pretended_accelerator) == (call == 7)
     scheduler.set_timesteps(8)
     assert scheduler.step(denoiser(start(), 999), timesteps[0], start()).prev_sample.isfinite().all()
