@@ -30,9 +30,9 @@ def window_output_weights(grid: BaseGrid, window: range) -> tuple[Number, ...]:
 
 
 def prediction_error_bound(grid: BaseGrid, window: range, known: Sequence[int], derivative: Number) -> Number:
-    r"""Bound on what predicting the skipped outputs of a window leaves in its end.
+    """Bound on what predicting the skipped outputs of a window leaves in its end.
 
-    ``derivative * \sum_i |W_i| \prod_j |t_i - x_j| / k!`` over the steps ``i`` of the window, with their weights
+    ``derivative * Σ_i |W_i| Π_j |t_i - x_j| / k!`` over the steps ``i`` of the window, with their weights
     ``W_i`` from `window_output_weights` and the nodes ``x_j`` of the ``k`` outputs that predict.
 
     Derived in docs/theory/07-global-bound.md.
@@ -59,10 +59,10 @@ def prediction_error_bound(grid: BaseGrid, window: range, known: Sequence[int], 
 def gronwall_bound(
     rows: Sequence[Row], lipschitz: Sequence[Number], defects: Sequence[Number], start: Number = 0
 ) -> tuple[Number, ...]:
-    r"""Bound on the error after every call, ``e_{n+1} = |a_n| e_n + \sum_j |b_{n,j}| L_{n-j} e_{n-j} + d_n``.
+    """Bound on the error after every call, ``e_{n+1} = |a_n| e_n + Σ_j |b_{n,j}| L_{n-j} e_{n-j} + d_n``.
 
     Holds in every norm, for any plan and order, with the rows of a run that began with an empty history. Without
-    ``|a_n| > 1`` it is at most ``(start + \sum d_n) \prod (1 + L \sum_j |b_{n,j}|)`` (the discrete Gronwall lemma;
+    ``|a_n| > 1`` it is at most ``(start + Σ_n d_n) Π_n (1 + L Σ_j |b_{n,j}|)`` (the discrete Gronwall lemma;
     Hairer, Norsett and Wanner, *Solving ODEs I*, section I.7 and III.4).
 
     Derived in docs/theory/07-global-bound.md.

@@ -37,9 +37,9 @@ def published_noise_scale(
 
 
 def correlated_variance(weights: Sequence[Number], correlation: Number) -> Number:
-    r"""``\sum_i \sum_j w_i w_j \rho^{|i-j|}``: variance of a combination of unit errors correlated by distance.
+    """``Σ_i Σ_j w_i w_j ρ^|i-j|``: variance of a combination of unit errors correlated by distance.
 
-    With ``N`` weights of one it is ``N + 2 \sum_{d<N} (N - d) \rho^d``, the variance of ``N`` consecutive cached
+    With ``N`` weights of one it is ``N + 2 Σ_{0<d<N} (N - d) ρ^d``, the variance of ``N`` consecutive cached
     steps of EB-Cache (arXiv:2503.07120); with the weights of a prediction, what correlated errors of the outputs
     leave in it.
 
@@ -47,7 +47,7 @@ def correlated_variance(weights: Sequence[Number], correlation: Number) -> Numbe
 
     Args:
         weights: Weights of consecutive errors.
-        correlation: Correlation ``rho`` of neighbours.
+        correlation: Correlation ``ρ`` of neighbours.
     """
     total: Number = 0
     for i, weight in enumerate(weights):

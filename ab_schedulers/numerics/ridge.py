@@ -8,7 +8,7 @@ from .interpolation import Number
 
 
 def ridge_solution(gram: Sequence[Sequence[Number]], right: Sequence[Number], penalty: Number) -> tuple[Number, ...]:
-    r"""``argmin_c |m - \sum_p c_p f_p|^2 + penalty |c|^2``, from inner products.
+    """``argmin_c |m - Σ_p c_p f_p|² + penalty |c|²``, from inner products.
 
     The unique solution of ``(G + penalty I) c = r`` for ``penalty > 0`` (Hoerl and Kennard 1970, *Technometrics* 12).
     By elimination without pivoting, which symmetric positive definite systems do not need.

@@ -1,7 +1,7 @@
-r"""Read the rows off a linear multistep scheduler of diffusers.
+"""Read the rows off a linear multistep scheduler of diffusers.
 
 In its natural quantity every linear multistep scheduler is a row per call,
-``prev_sample = a sample + \sum_j b_j output_j`` with the outputs of this and earlier calls: DDIM, PNDM, DEIS, LMS,
+``prev_sample = a sample + Σ_j b_j output_j`` with the outputs of this and earlier calls: DDIM, PNDM, DEIS, LMS,
 IPNDM and UniPC without ``predict_x0`` in the noise, DPM-Solver++ and UniPC in the clean sample, flow Euler in the
 velocity. The scalars are what it makes of unit vectors. In another quantity the conversion brings in old samples, and
 the history grows with every call.
