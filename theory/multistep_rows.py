@@ -195,12 +195,13 @@ def unipc_is_exponential_adams() -> None:
     r"""UniP of order 3 and UniC of order 2 and 3 are the exponential Adams weights on any nodes; UniP 2 is "midpoint".
 
     UniC of order $p$ interpolates the new output and the $p$ before it. UniP of order 2 and UniC of order 1, where
-    the published code takes $\rho = 1/2$, replace $h - 1 + e^{-h}$ by $h\,(1 - e^{-h})/2$.
+    the published code takes $\rho_1 = 1/2$, replace $h - 1 + e^{-h}$ by $h\,(1 - e^{-h})/2$.
 
-    **Derivation.** The conditions on $\rho$ say that the differences $m_j - m_0$ are weighted such that $\tau, \dots,
-    \tau^{n}$ are integrated exactly, with $n$ the number of differences; constants are anyway. That is the degree of
-    exactness that defines the interpolatory weights, whatever $B(h)$ is. Where one difference is weighted by
-    $B(h)/2$ instead, $B(h) = 1 - e^{-h}$ ("bh2") is the step of DPM-Solver++ 2M.
+    **Derivation.** The conditions on the published factors $\rho_j$ say that the differences $m_j - m_0$ are
+    weighted such that $\tau, \dots, \tau^{n}$ are integrated exactly, with $n$ the number of differences;
+    constants are anyway. That is the degree of exactness that defines the interpolatory weights, whatever $B(h)$
+    is. Where one difference is weighted by $B(h)/2$ instead, $B(h) = 1 - e^{-h}$ ("bh2") is the step of
+    DPM-Solver++ 2M.
 
     **What it means.** UniPC adds no method to the list: predictor 3 is the order-3 integrator that DPM-Solver++ 3M
     would be without its halved curvature ([part 3](03-base-steps.md)), and its gain comes from the free corrector.
