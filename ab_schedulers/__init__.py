@@ -17,6 +17,7 @@ from ab_schedulers.caching import (
     EBTable,
     apply_ab_cache,
     apply_eb_cache,
+    build_eb_table,
     remove_cache,
 )
 from ab_schedulers.numerics import CachePlan
@@ -41,5 +42,6 @@ __all__ = [
     "__version__",
     "apply_ab_cache",
     "apply_eb_cache",
+    "build_eb_table",
     "remove_cache",
 ]

@@ -43,6 +43,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_bounds(benches)
     _add_jumps(benches)
     _add_similarity(benches)
+    _add_adaptive(benches)
+    _add_exposure(benches)
+    _add_ablation(benches)
     _add_coefficients(commands)
     _add_plan(commands)
     return parser
@@ -290,6 +293,89 @@ def _similarity(arguments: argparse.Namespace) -> str:
         steps=arguments.steps,
         trajectories=arguments.trajectories,
         spectrum_samples=arguments.spectrum_samples,
+    )
+
+
+def _add_adaptive(benches: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = benches.add_parser("adaptive", help="apply_ab_cache, fixed against adaptive; cost of the hooks")
+    _add_models(parser)
+    parser.add_argument("--samples", type=_positive, default=8, help="trajectories per set (default: %(default)s)")
+    parser.add_argument("--sets", type=_positive, default=4, help="sets of noises (default: %(default)s)")
+    parser.add_argument("--intervals", type=_positive, nargs="+", default=[3], help="fixed intervals (default: 3)")
+    parser.add_argument("--repeats", type=_positive, default=10, help="interleaved repeats (default: %(default)s)")
+    _add_shared(parser, "ab_schedulers_bench")
+    parser.set_defaults(command=_adaptive)
+
+
+def _adaptive(arguments: argparse.Namespace) -> str:
+    from ab_schedulers.bench.adaptive import adaptive
+
+    _set_threads(arguments)
+    return adaptive(
+        models=_bundled(arguments.models),
+        samples=arguments.samples,
+        sets=arguments.sets,
+        intervals=arguments.intervals,
+        repeats=arguments.repeats,
+        out=arguments.out,
+    )
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    from ab_schedulers.models.fashion_mnist import DEBIAN_DIRECTORY
+
+    parser.add_argument(
+        "--data", type=Path, default=DEBIAN_DIRECTORY, help="folder of Fashion-MNIST (default: %(default)s)"
+    )
+
+
+def _add_exposure(benches: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = benches.add_parser("exposure", help="exposure bias along sampling: uncached, cached, cached and scaled")
+    _add_models(parser)
+    parser.add_argument("--samples", type=_positive, default=100, help="trajectories (default: %(default)s)")
+    parser.add_argument("--steps", type=_positive, default=50, help="steps of a run (default: %(default)s)")
+    parser.add_argument("--interval", type=_positive, default=2, help="computed every so often (default: %(default)s)")
+    _add_data(parser)
+    _add_shared(parser, "ab_schedulers_bench")
+    parser.set_defaults(command=_exposure)
+
+
+def _exposure(arguments: argparse.Namespace) -> str:
+    from ab_schedulers.bench.exposure import exposure
+
+    _set_threads(arguments)
+    return exposure(
+        models=_bundled(arguments.models),
+        samples=arguments.samples,
+        steps=arguments.steps,
+        interval=arguments.interval,
+        data=arguments.data,
+        out=arguments.out,
+    )
+
+
+def _add_ablation(benches: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = benches.add_parser("ablation", help="EB-Cache taken apart: table, scaling, both, uniform reuse")
+    parser.add_argument("--samplers", nargs="+", default=["ddpm", "ddim"], help="ddpm, ddim (default: both)")
+    parser.add_argument("--seed-sets", type=_positive, default=4, help="sets of noises (default: %(default)s)")
+    parser.add_argument("--samples", type=_positive, default=2000, help="samples per set (default: %(default)s)")
+    parser.add_argument("--batch", type=_positive, default=100, help="samples per batch (default: %(default)s)")
+    _add_data(parser)
+    _add_shared(parser, "ab_schedulers_bench")
+    parser.set_defaults(command=_ablation)
+
+
+def _ablation(arguments: argparse.Namespace) -> str:
+    from ab_schedulers.bench.ablation import ablation
+
+    _set_threads(arguments)
+    return ablation(
+        samplers=arguments.samplers,
+        seed_sets=arguments.seed_sets,
+        samples=arguments.samples,
+        batch=arguments.batch,
+        data=arguments.data,
+        out=arguments.out,
     )
 
 

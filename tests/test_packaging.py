@@ -38,6 +38,7 @@ CACHING = [
     "EBTable",
     "apply_ab_cache",
     "apply_eb_cache",
+    "build_eb_table",
     "remove_cache",
 ]
 SCHEDULERS = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import torch
 
 from ab_schedulers.bench.extras import import_extra
 
+_LINES = ("#1f2a44", "#c77a3a", "#3a7d7c", "#8a4f7d")
+_DASHES = ("-", "--", "-.", ":")
 _CALLED = "#1f2a44"
 _PREDICTED = ("#f6e3b8", "#eec77a", "#dfa24b", "#c77a3a", "#a2542f", "#743525")
 
@@ -106,3 +108,50 @@ def write_plan_raster(path: Path, title: str, rows: Sequence[tuple[str, Sequence
 
 def _grey(image: torch.Tensor) -> Any:
     return (image.float().clamp(-1, 1) * 0.5 + 0.5).squeeze(0).numpy()
+
+
+def write_curves(
+    path: Path,
+    title: str,
+    rows: Sequence[tuple[str, Sequence[tuple[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]]]]],
+    *,
+    x_label: str,
+) -> None:
+    """Write a grid of line plots over falling timesteps, one row per subject.
+
+    Args:
+        path: PNG file to write.
+        title: line above the grid.
+        rows: label of each row, and for each of its panels a title and the curves `(x, y)` by name.
+        x_label: label below the last row.
+    """
+    panels = len(rows[0][1])
+    cell_width, cell_height, header, footer, margin = 3.6, 1.9, 0.75, 0.5, 0.65
+    width, height = margin + cell_width * panels, header + cell_height * len(rows) + footer
+    figure = _figure(width, height)
+    figure.text(0.1 / width, 1 - 0.1 / height, title, fontsize=10, weight="bold", va="top")
+    handles: dict[str, Any] = {}
+    for i, (label, row) in enumerate(rows):
+        for j, (panel, curves) in enumerate(row):
+            bottom = (height - header - cell_height * (i + 1) + 0.35) / height
+            left = (margin + cell_width * j) / width
+            axes = figure.add_axes((left, bottom, 0.8 * cell_width / width, (cell_height - 0.65) / height))
+            for k, (name, (x, y)) in enumerate(curves.items()):
+                (line,) = axes.plot(x, y, color=_LINES[k], linewidth=1.4, linestyle=_DASHES[k])
+                handles.setdefault(name, line)
+            axes.invert_xaxis()
+            axes.tick_params(labelsize=7)
+            axes.grid(linewidth=0.3)
+            axes.set_title(f"{label}: {panel}" if j == 0 else panel, fontsize=7, loc="left", pad=3)
+            if i == len(rows) - 1:
+                axes.set_xlabel(x_label, fontsize=7)
+    figure.legend(
+        handles=list(handles.values()),
+        labels=list(handles),
+        loc="upper left",
+        bbox_to_anchor=(0.0, 1 - 0.28 / height),
+        ncols=len(handles),
+        fontsize=8,
+        frameon=False,
+    )
+    figure.savefig(path)

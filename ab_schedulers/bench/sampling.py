@@ -52,6 +52,7 @@ def sample(
     labels: torch.Tensor | None = None,
     *,
     on_call: Callable[[], object] | None = None,
+    generator: torch.Generator | None = None,
     **options: Any,
 ) -> SamplingRun:
     """Sample `subject` with `scheduler` from `noise`.
@@ -63,6 +64,8 @@ def sample(
         noise: standard normal (batch, …); it is scaled by `init_noise_sigma` where the scheduler has one.
         labels: class labels (batch,); class 0 when not given. Exact subjects ignore them.
         on_call: called after every model call, for a progress bar.
+        generator: of the noise that stochastic schedulers draw; seed 0 where not given, so batches of one set need
+            one each.
         **options: further keyword arguments of `set_timesteps`.
 
     Returns:
@@ -74,7 +77,7 @@ def sample(
     scale_model_input = getattr(scheduler, "scale_model_input", None)
     step_options: dict[str, Any] = {"return_dict": False}
     if "generator" in inspect.signature(scheduler.step).parameters:
-        step_options["generator"] = torch.Generator().manual_seed(0)
+        step_options["generator"] = generator or torch.Generator().manual_seed(0)
     model_calls, model_seconds = 0, 0.0
     started = time.perf_counter()
     for timestep in scheduler.timesteps:

@@ -2,9 +2,11 @@
 
 from .ab_cache import ABCache, apply_ab_cache
 from .ab_config import ABCacheConfig
+from .building import build_eb_table
 from .eb_cache import EBCache, EBCacheConfig, apply_eb_cache
 from .eb_table import NAMED_TABLES, EBTable
 from .families import EBFamily, register_eb_family
+from .noise_scaling import FittedNoiseScaling, apply_noise_scaling, fit_noise_scaling, remove_noise_scaling
 from .placement import remove_cache
 
 __all__ = [
@@ -15,8 +17,13 @@ __all__ = [
     "EBCacheConfig",
     "EBFamily",
     "EBTable",
+    "FittedNoiseScaling",
     "apply_ab_cache",
     "apply_eb_cache",
+    "apply_noise_scaling",
+    "build_eb_table",
+    "fit_noise_scaling",
     "register_eb_family",
     "remove_cache",
+    "remove_noise_scaling",
 ]

@@ -50,7 +50,7 @@ class ABCache(ModelHook):  # type: ignore[misc]  # diffusers' class carries no a
         """Compute, or answer from the cache."""
         tick = self._clock.observe(self._reader.observe(args, kwargs, self._context.name))
         self._begin(tick)
-        history = tick.stream.memory.setdefault(_HISTORY, OutputHistory(order=self.config.order))
+        history = tick.stream.memory.setdefault(_HISTORY, OutputHistory(order=self.config.depth))
         form = tick.stream.memory.get((self._returns_dict(args, kwargs), _FORM))
         compute, estimate = self._decide(tick, history, args, kwargs)
         compute = compute or not history.outputs
@@ -58,7 +58,7 @@ class ABCache(ModelHook):  # type: ignore[misc]  # diffusers' class carries no a
             compute = True
             output = self._compute(tick, history, args, kwargs)
         else:
-            answer = self._from_cached(tick, history.predict(self._node(tick)), args, kwargs)
+            answer = self._from_cached(tick, history.predict(self._node(tick), self.config.answer_order), args, kwargs)
             output = put_together(form, answer)
         self.records.append(
             CallRecord(step=tick.step, timestep=tick.timestep, place=tick.place, computed=compute, estimate=estimate)
@@ -87,10 +87,10 @@ class ABCache(ModelHook):  # type: ignore[misc]  # diffusers' class carries no a
         self, tick: Tick, history: OutputHistory, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[bool, float | None]:
         assert self.config.threshold is not None
-        if len(history.nodes) < self.config.order or tick.step - tick.stream.memory["step"] >= self.config.interval:
+        if len(history.nodes) < self.config.depth or tick.step - tick.stream.memory["step"] >= self.config.interval:
             return True, None
         node = self._node(tick)
-        output = self._from_cached(tick, history.predict(node), args, kwargs)[0]
+        output = self._from_cached(tick, history.predict(node, self.config.answer_order), args, kwargs)[0]
         _, of_cached = self._conversion(tick, cached_to_output=True)
         difference = abs(of_cached) * history.embedded_difference(node).norm() / output.float().norm()
         if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -180,8 +180,8 @@ def apply_ab_cache(model: torch.nn.Module, config: ABCacheConfig | None = None, 
 
     Raises:
         TypeError: If ``model`` or ``config`` is of the wrong type.
-        ValueError: If the model carries a cache, takes no sample and timestep, or the config needs a scheduler; if
-            the scheduler draws noise and the model's output shall be cached.
+        ValueError: If the model carries a cache, takes no sample and timestep, was compiled in place, or the config
+            needs a scheduler; if the scheduler draws noise and the model's output shall be cached.
 
     Example:
         >>> import torch
@@ -200,6 +200,11 @@ def apply_ab_cache(model: torch.nn.Module, config: ABCacheConfig | None = None, 
     if not isinstance(config, ABCacheConfig):
         raise TypeError(f"`config` must be an ABCacheConfig, received {type(config).__name__}; build one.")
     check_model(model)
+    if model._compiled_call_impl is not None:
+        raise ValueError(
+            f"{type(model).__name__}.compile() put the compiler around the hooks, which would compile every decision; "
+            "use model = torch.compile(model) and pass the result, whose hooks lie outside."
+        )
     reader = CallReader.of(model)
     path = None if scheduler is None else NoisePath.of(scheduler)
     if path is None and (config.quantity == "sample" or config.variable == "lambda"):

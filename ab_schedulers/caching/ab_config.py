@@ -19,12 +19,13 @@ class ABCacheConfig:
     Args:
         interval: After the warm-up every ``interval``-th step is computed. With ``threshold``: at least every.
         order: Number of computed outputs in the polynomial, 1 (plain reuse) to 8; as many as there are at the start.
+            None means 2, and 3 with ``threshold``.
         warmup_steps: First steps, all computed, before the first interval, whose first step is computed too; None
             means ``order - 1``, so that no prediction is of lower order.
         end_steps: Last steps, all computed; needs ``num_inference_steps``.
         compute_steps: The computed steps, rising from 0, instead of ``interval``, ``warmup_steps`` and ``end_steps``.
-        threshold: Compute a step where the embedded estimate, the difference of the predictions of order ``k`` and
-            ``k - 1`` relative to the predicted output, exceeds this.
+        threshold: Compute a step where the embedded estimate exceeds this: the difference between the predictions of
+            ``order + 1`` and of ``order``, relative to the predicted output. One more output is kept for it.
         variable: Variable of the polynomial: ``"index"`` of the step, ``"timestep"``, or ``"lambda"``, which needs a
             scheduler.
         quantity: ``"model_output"``, or ``"sample"``, the implied clean sample, which needs a scheduler. None is
@@ -42,7 +43,7 @@ class ABCacheConfig:
     """
 
     interval: int = 3
-    order: int = 2
+    order: int | None = None
     warmup_steps: int | None = None
     end_steps: int = 0
     compute_steps: Sequence[int] | None = None
@@ -54,7 +55,7 @@ class ABCacheConfig:
     def __post_init__(self) -> None:
         options = asdict(self)
         check_integer(options, "interval", 1, None)
-        check_integer(options, "order", 1, MAX_ORDER)
+        check_integer(options, "order", 1, MAX_ORDER, optional=True)
         check_integer(options, "warmup_steps", 0, None, optional=True)
         check_integer(options, "end_steps", 0, None)
         check_integer(options, "num_inference_steps", 1, None, optional=True)
@@ -77,11 +78,6 @@ class ABCacheConfig:
             raise TypeError(f"`threshold` must be a positive number or None, received {threshold!r}; pass a number.")
         if not 0 < threshold < math.inf:
             raise ValueError(f"`threshold` must be positive and finite, received {threshold}; 0.05 is a start.")
-        if self.order == 1:
-            raise ValueError(
-                "`threshold` needs `order` of at least 2, received 1: the estimate is the difference between two "
-                "orders. Raise `order` or drop `threshold`."
-            )
 
     def _check_compute_steps(self) -> None:
         steps = self.compute_steps
@@ -97,11 +93,23 @@ class ABCacheConfig:
         plan = CachePlan.from_steps(steps, num_base_steps=self.num_inference_steps or max([*whole, 0]) + 1)
         object.__setattr__(self, "compute_steps", plan.compute_steps)
 
+    @property
+    def answer_order(self) -> int:
+        """``order``, or its default."""
+        if self.order is not None:
+            return self.order
+        return 2 if self.threshold is None else 3
+
+    @property
+    def depth(self) -> int:
+        """Number of computed outputs that are kept."""
+        return self.answer_order + (self.threshold is not None)
+
     def computes(self, step: int) -> bool:
         """Whether the plan calls the model at ``step``; with ``threshold``, whether it must."""
         if self.compute_steps is not None:
             return step in self.compute_steps
-        warmup = self.order - 1 if self.warmup_steps is None else self.warmup_steps
+        warmup = self.answer_order - 1 if self.warmup_steps is None else self.warmup_steps
         if step < max(warmup, 1):
             return True
         if self.num_inference_steps is not None and step >= self.num_inference_steps - self.end_steps:

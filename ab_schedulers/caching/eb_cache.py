@@ -98,37 +98,53 @@ class EBCache(ModelHook):  # type: ignore[misc]  # diffusers' class carries no a
         )
         return output
 
+    def action(self, kind: str) -> str:
+        """What modules of a kind do in this call."""
+        assert self.tick is not None
+        return str(getattr(self.table, kind)[self.tick.step])
+
+    def keep(self, module: ModuleCache, output: Any) -> None:
+        """Remember a computed output if a later step needs it."""
+        assert self.tick is not None
+        if self.kept[module.kind][self.tick.step]:
+            remember(self.tick, module.name, output, self.order)
+
+
+def remember(tick: Tick, name: str, output: Any, order: int) -> None:
+    """Put an output of a module in front of its history in the stream."""
+    form, tensors = take_apart(output)
+    cached = tick.stream.memory.get(name)
+    history = OutputHistory(order=order) if cached is None else cached[1]
+    history.record(float(tick.step), tensors)
+    tick.stream.memory[name] = (form, history)
+
 
 class ModuleCache(ModelHook):  # type: ignore[misc]  # diffusers' class carries no annotations
     """The hook on one attention or MLP module."""
 
-    def __init__(self, root: EBCache, name: str, kind: str) -> None:
+    def __init__(self, root: Any, name: str, kind: str) -> None:
         super().__init__()
-        self._root, self._name, self._kind = root, name, kind
+        self._root, self.name, self.kind = root, name, kind
 
     def new_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Compute, reuse or extrapolate, as the table says for the current step."""
         root, tick = self._root, self._root.tick
         if tick is None:
             return self.fn_ref.original_forward(*args, **kwargs)
-        if self._name in root.called:
+        if self.name in root.called:
             raise ValueError(
-                f"module {self._name!r} is called twice in one call of the model (chunked?), so its outputs cannot be "
+                f"module {self.name!r} is called twice in one call of the model (chunked?), so its outputs cannot be "
                 "told apart; disable chunking or call remove_cache(model)."
             )
-        action = getattr(root.table, self._kind)[tick.step]
-        cached = tick.stream.memory.get(self._name)
+        action = root.action(self.kind)
+        cached = tick.stream.memory.get(self.name)
         if action != COMPUTE and cached is not None:
-            root.called[self._name] = False
+            root.called[self.name] = False
             form, history = cached
             return put_together(form, history.predict(float(tick.step), 1 if action == REUSE else None))
-        root.called[self._name] = True
+        root.called[self.name] = True
         output = self.fn_ref.original_forward(*args, **kwargs)
-        if root.kept[self._kind][tick.step]:
-            form, tensors = take_apart(output)
-            history = OutputHistory(order=root.order) if cached is None else cached[1]
-            history.record(float(tick.step), tensors)
-            tick.stream.memory[self._name] = (form, history)
+        root.keep(self, output)
         return output
 
 
@@ -157,6 +173,19 @@ def apply_eb_cache(model: torch.nn.Module, config: EBCacheConfig) -> EBCache:
     """
     if not isinstance(config, EBCacheConfig):
         raise TypeError(f"`config` must be an EBCacheConfig, received {type(config).__name__}; build one.")
+    reader, modules = check_transformer(model)
+    cache = EBCache(reader, config)
+    place(model, cache, {module: ModuleCache(cache, name, kind) for name, (kind, module) in modules.items()})
+    return cache
+
+
+def check_transformer(model: torch.nn.Module) -> tuple[CallReader, dict[str, tuple[str, torch.nn.Module]]]:
+    """How the model is called and its modules by kind.
+
+    Raises:
+        TypeError: If ``model`` is no module.
+        ValueError: If it cannot be cached module by module.
+    """
     check_model(model)
     reader = CallReader.of(model)
     modules = family_of(model).modules(model)
@@ -171,6 +200,4 @@ def apply_eb_cache(model: torch.nn.Module, config: EBCacheConfig) -> EBCache:
                 f"{name or type(model).__name__!r} is compiled, and the table decides inside the compiled code at "
                 "every step, which would compile it anew each time; use apply_ab_cache, which decides outside."
             )
-    cache = EBCache(reader, config)
-    place(model, cache, {module: ModuleCache(cache, name, kind) for name, (kind, module) in modules.items()})
-    return cache
+    return reader, modules

@@ -17,7 +17,7 @@ class OutputHistory:
     The history owns its tensors: what it is given is copied, and what it returns may be written to.
 
     Args:
-        order: Number of outputs that predict the next one; 1 is plain reuse.
+        order: Number of outputs that are kept.
     """
 
     order: int
@@ -38,7 +38,7 @@ class OutputHistory:
         return self._combine(lagrange_weights(nodes, point))
 
     def embedded_difference(self, point: float) -> torch.Tensor:
-        """Prediction of the full order minus that of one order less, of the first tensor, in float32 or better."""
+        """Prediction from all outputs minus that from one fewer, of the first tensor, in float32 or better."""
         weights = embedded_weights(self.nodes, point)
         return _weighted([outputs[0] for outputs in self.outputs], weights)
 
