@@ -322,11 +322,15 @@ def _adaptive(arguments: argparse.Namespace) -> str:
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data", type=Path, help="folder of Fashion-MNIST (default: that of Debian's dataset-fashion-mnist)"
+    )
+
+
+def _data(arguments: argparse.Namespace) -> Path:
     from ab_schedulers.models.fashion_mnist import DEBIAN_DIRECTORY
 
-    parser.add_argument(
-        "--data", type=Path, default=DEBIAN_DIRECTORY, help="folder of Fashion-MNIST (default: %(default)s)"
-    )
+    return DEBIAN_DIRECTORY if arguments.data is None else Path(arguments.data)
 
 
 def _add_exposure(benches: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -349,7 +353,7 @@ def _exposure(arguments: argparse.Namespace) -> str:
         samples=arguments.samples,
         steps=arguments.steps,
         interval=arguments.interval,
-        data=arguments.data,
+        data=_data(arguments),
         out=arguments.out,
     )
 
@@ -374,7 +378,7 @@ def _ablation(arguments: argparse.Namespace) -> str:
         seed_sets=arguments.seed_sets,
         samples=arguments.samples,
         batch=arguments.batch,
-        data=arguments.data,
+        data=_data(arguments),
         out=arguments.out,
     )
 
