@@ -1,14 +1,16 @@
 """`ab-schedulers bench jumps`: runs whose guidance changes half way, with and without `reset_history` there.
 
-The error is to the base sampler's own run on the whole grid with the same change. `abruptness` is what the scheduler
-measures after a run to tell a jump; the largest value of a run whose guidance does not change stands beside it.
+The guidance changes at a call, as it does where a callback or a pipeline changes it. The error is to the base
+sampler's own run on the whole grid with the change at the same timestep. `abruptness` is what the scheduler measures
+after a run to tell a jump; the largest value of a run whose guidance does not change stands beside it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 import torch
@@ -23,13 +25,13 @@ from ab_schedulers.schedulers import ABCacheScheduler
 from ab_schedulers.schedulers.jumps import abruptness
 
 _INTERVAL = 3
-_HEADERS = ("model", "guidance", "switch below", "calls", "across", "reset", "abruptness", "without switch")
+_HEADERS = ("model", "guidance", "switch from", "calls", "across", "reset", "abruptness", "without switch")
 SWITCHES = ((4.0, 1.0, 0.6), (4.0, 1.0, 0.3), (1.0, 4.0, 0.8), (4.0, 3.0, 0.875))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Switch:
-    """Guidance `before`, and `after` below the fraction `boundary` of the timesteps."""
+    """Guidance `before`, and `after` from the fraction `boundary` of the timesteps downward."""
 
     before: float
     after: float
@@ -81,7 +83,7 @@ def switched_run(
     nothing = torch.full_like(labels, model.num_classes)
     images, first = noise, None
     for call, timestep in enumerate(scheduler.timesteps):
-        if first is None and float(timestep) < boundary:
+        if first is None and float(timestep) <= boundary:
             first = call
             if reset:
                 scheduler.reset_history()
@@ -106,7 +108,7 @@ def largest_abruptness(scheduler: ABCacheScheduler, call: int | None = None) -> 
 def jump_result(
     name: str, switch: Switch, calls: int, samples: int, on_call: Callable[[], object] = lambda: None
 ) -> JumpResult:
-    """Run one model at one switch and number of calls."""
+    """Run one model at one number of calls, the switch at the first call below its boundary."""
     model = load(name)
     noise, labels = seeded_noise(model, samples, 0)
     config = model.scheduler.config
@@ -116,10 +118,11 @@ def jump_result(
         images, first = switched_run(model, scheduler, steps, noise, labels, change, reset=reset, on_call=on_call)
         return images, first, scheduler
 
-    reference, _, _ = run(calls * _INTERVAL, switch, cache_interval=1)
-    across, first, scheduler = run(calls, switch, cache_interval=_INTERVAL)
-    reset, _, _ = run(calls, switch, True, cache_interval=_INTERVAL)
-    steady = Switch(before=switch.before, after=switch.before, boundary=0.0)
+    at_call = _at_call(switch, ABCacheScheduler.from_config(config, cache_interval=_INTERVAL), calls)
+    reference, _, _ = run(calls * _INTERVAL, at_call, cache_interval=1)
+    across, first, scheduler = run(calls, at_call, cache_interval=_INTERVAL)
+    reset, _, _ = run(calls, at_call, True, cache_interval=_INTERVAL)
+    steady = replace(switch, after=switch.before)
     _, _, smooth = run(calls, steady, cache_interval=_INTERVAL)
     return JumpResult(
         model=name,
@@ -130,6 +133,14 @@ def jump_result(
         at_switch=largest_abruptness(scheduler, first),
         without_switch=largest_abruptness(smooth),
     )
+
+
+def _at_call(switch: Switch, scheduler: Any, calls: int) -> Switch:
+    """The same change of guidance, at the first call below the boundary (and half a timestep above it)."""
+    start_grid(scheduler, calls)
+    train = scheduler.config.num_train_timesteps
+    timestep = next(t for t in scheduler.timesteps.tolist() if t <= switch.boundary * train)
+    return replace(switch, boundary=(timestep + 0.5) / train)
 
 
 def jumps(*, models: Sequence[str], calls: Sequence[int], samples: int, out: Path) -> str:
@@ -154,5 +165,9 @@ def jumps(*, models: Sequence[str], calls: Sequence[int], samples: int, out: Pat
     write_json(out / "jumps.json", {"environment": environment(), "results": [asdict(item) for item in results]})
     rows = [item.cells() for item in results]
     (out / "jumps.md").write_text(markdown_table(_HEADERS, rows) + "\n", encoding="utf-8")
-    note = f"{samples} trajectories; RMSE to the base run on {_INTERVAL} times as many steps with the same switch."
+    ratio = geometric_mean([item.reset / item.across for item in results])
+    note = (
+        f"{samples} trajectories; RMSE to the base run on {_INTERVAL} times as many steps with the same switch.\n"
+        f"Error with reset over error across: {ratio:.2f} in the geometric mean."
+    )
     return f"{text_table(_HEADERS, rows)}\n\n{note}\nResults: {out / 'jumps.json'}"

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import torch
 
-# Smooth runs of the bundled models stay below 1.6, see `ab-schedulers bench pipelines`.
+# Steady runs of the bundled models stay below 1.3, see `ab-schedulers bench jumps`.
 ABRUPT = 2.0
 
 

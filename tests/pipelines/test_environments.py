@@ -39,6 +39,7 @@ def cast(value: Any, dtype: torch.dtype) -> Any:
     return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 
+@pytest.mark.slow
 @named(
     "StableDiffusionPipeline-ddim",
     "StableDiffusionXLPipeline-karras",

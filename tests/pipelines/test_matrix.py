@@ -42,6 +42,7 @@ def test_steps_count_model_calls_and_the_bar_ends_full(case: Case) -> None:
     assert [bar.n for bar in seen.bars] == [bar.total for bar in seen.bars] == [len(seen.timesteps)]
 
 
+@pytest.mark.slow
 def test_a_second_run_is_bit_equal_also_after_an_interruption_or_an_exception(case: Case) -> None:
     pipe = case.build(cached(case))
     first = sample(pipe, case)
@@ -64,6 +65,7 @@ def test_a_second_run_is_bit_equal_also_after_an_interruption_or_an_exception(ca
     assert torch.equal(sample(pipe, case), first)
 
 
+@pytest.mark.slow
 def test_size_batch_and_number_of_calls_may_change_between_runs(case: Case) -> None:
     changed: dict[str, Any] = {"seeds": (1, 2), "size": case.sizes[1], "num_inference_steps": CALLS + 1}
     pipe = case.build(cached(case))
@@ -72,6 +74,7 @@ def test_size_batch_and_number_of_calls_may_change_between_runs(case: Case) -> N
     assert torch.equal(sample(pipe, case), first)
 
 
+@pytest.mark.slow
 def test_batches_do_not_mix_samples(case: Case) -> None:
     pipe = case.build(cached(case))
     together = sample(pipe, case, seeds=(0, 1))

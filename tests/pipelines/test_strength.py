@@ -21,6 +21,7 @@ def of(cases: list[Case]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in cases])
 
 
+@pytest.mark.slow
 @of(CONDITIONED)
 @pytest.mark.parametrize("strength", [0.3, 0.6, 0.9, 1.0])
 def test_strength_starts_at_the_stock_index_of_the_grid_of_calls(case: Case, strength: float) -> None:
