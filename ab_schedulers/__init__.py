@@ -20,6 +20,7 @@ from ab_schedulers.caching import (
     build_eb_table,
     remove_cache,
 )
+from ab_schedulers.calibration import Calibration, calibrate
 from ab_schedulers.numerics import CachePlan
 from ab_schedulers.schedulers import (
     ABCacheDDIMScheduler,
@@ -37,11 +38,13 @@ __all__ = [
     "ABCacheFlowMatchEulerScheduler",
     "ABCacheScheduler",
     "CachePlan",
+    "Calibration",
     "EBCacheConfig",
     "EBTable",
     "__version__",
     "apply_ab_cache",
     "apply_eb_cache",
     "build_eb_table",
+    "calibrate",
     "remove_cache",
 ]

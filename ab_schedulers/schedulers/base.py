@@ -14,7 +14,7 @@ from diffusers import ConfigMixin, SchedulerMixin
 from ab_schedulers.numerics import BaseGrid, BaseStep, CachePlan, Row, convert_quantity, fold
 
 from . import reports
-from .calibrations import CalibratedPlan, parse_calibrations
+from .calibrations import CalibratedPlan, check_origin, parse_calibrations
 from .combination import linear
 from .grids import NoiseGrid, check_number_of_calls, fit_plan
 from .jumps import abrupt_call
@@ -97,7 +97,7 @@ class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
 
     def _initialize_cache(self) -> None:
         """Start without a grid; called at the end of every subclass's ``__init__``."""
-        parse_calibrations(self.config.calibrations)
+        check_origin(parse_calibrations(self.config.calibrations), type(self).__name__, self._prediction)
         self._plan: CachePlan | None = None
         self._grid: NoiseGrid | None = None
         self._run: CachedRun | None = None
@@ -157,24 +157,30 @@ class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
             self.config.__dict__.update(config)
             raise
 
-    def _lay_out(self, num_calls: Any, build: Callable[[CachePlan], tuple[CachePlan, NoiseGrid]], device: Any) -> None:
+    def _lay_out(
+        self, num_calls: Any, build: Callable[[CachePlan, bool], tuple[CachePlan, NoiseGrid]], device: Any
+    ) -> None:
         """Choose the plan, build the base grid by ``build``, publish the call nodes and fold the rows.
 
-        ``build`` returns the plan again, with shorter windows where the given call nodes leave less room.
+        ``build`` is told whether the plan is a calibrated one, whose calls need not stand on nodes that were given. It
+        returns the plan again, with shorter windows where the given call nodes leave less room.
         """
         check_number_of_calls(num_calls)
         with self._restored_on_error():
             self._check_options()
-            calibrated = parse_calibrations(self.config.calibrations).get(num_calls)
-            plan, grid = build(resolve_plan(self.config, num_calls) if calibrated is None else calibrated.plan)
-            if calibrated is not None and not self._fits(calibrated, grid):
+            calibrated = self._calibration(num_calls)
+            fitting = None if calibrated is None else self._fitting_grid(calibrated, build)
+            if fitting is None and calibrated is not None:
                 self._warn_once(
                     "calibration",
                     f"The calibration for {num_calls} calls belongs to another grid (timesteps or noise levels of "
                     "its calls differ); the run uses theory rows instead.",
                 )
                 calibrated = None
-                plan, grid = build(resolve_plan(self.config, num_calls))
+            if calibrated is None or fitting is None:
+                plan, grid = build(resolve_plan(self.config, num_calls), False)
+            else:
+                plan, grid = calibrated.plan, fitting
             self._plan, self._grid, self._calibrated = plan, grid, calibrated
             self._publish(plan, device)
             self._step_index = self._begin_index = None
@@ -197,6 +203,20 @@ class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
                 f"`num_base_steps`, or spread the `{name}`."
             )
         return fitted
+
+    def _calibration(self, num_calls: int) -> CalibratedPlan | None:
+        """The calibration for this number of calls, whatever its grid."""
+        return parse_calibrations(self.config.calibrations).get(num_calls)
+
+    def _fitting_grid(
+        self, calibrated: CalibratedPlan, build: Callable[[CachePlan, bool], tuple[CachePlan, NoiseGrid]]
+    ) -> NoiseGrid | None:
+        """The base grid of a calibrated plan; None where it is not the grid of the fit."""
+        try:
+            plan, grid = build(calibrated.plan, True)
+        except ValueError:
+            return None
+        return grid if plan == calibrated.plan and self._fits(calibrated, grid) else None
 
     def _fits(self, calibrated: CalibratedPlan, grid: NoiseGrid) -> bool:
         calls = calibrated.plan.compute_steps
@@ -224,7 +244,10 @@ class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
         calibrated = self._calibrated if call == 0 and not self._stochastic else None
         quantity = self._resolve_quantity(calibrated)
         try:
-            rows = self._fold(call, quantity, self.config.cache_order, self._corrector)
+            if calibrated is None:
+                rows = self._fold(call, quantity, self.config.cache_order, self._corrector)
+            else:
+                rows = calibrated.rows
             conversions = tuple(self._conversion(i, self._prediction, quantity) for i in calls)
         except ZeroDivisionError as error:
             where = f"alpha {grid.alphas[calls[0]]:g}, sigma {grid.sigmas[calls[0]]:g} at the first call"
@@ -233,7 +256,7 @@ class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
             timesteps=self._call_timesteps,
             first_call=call,
             quantity=quantity,
-            rows=rows if calibrated is None else calibrated.rows,
+            rows=rows,
             conversions=conversions,
             calibrated=calibrated is not None,
         )

@@ -24,6 +24,8 @@ class CalibratedPlan:
         timesteps: Timesteps of the calls on the grid of the fit.
         sigmas: Noise scales of the calls and of the end on the grid of the fit.
         rows: One fitted row per call.
+        scheduler: Name of the class that was fitted, where the entry says it.
+        prediction: The quantity that the fitted model predicts, where the entry says it.
     """
 
     plan: CachePlan
@@ -31,6 +33,8 @@ class CalibratedPlan:
     timesteps: tuple[float, ...]
     sigmas: tuple[float, ...]
     rows: tuple[Row, ...]
+    scheduler: str | None = None
+    prediction: str | None = None
 
     def matches(self, timesteps: Sequence[float], sigmas: Sequence[float]) -> bool:
         """Whether a run's calls stand on the grid of the fit, to one part in ten thousand."""
@@ -45,7 +49,8 @@ def parse_calibrations(calibrations: Any) -> dict[int, CalibratedPlan]:
 
     Each entry, keyed by its number of model calls, holds ``num_base_steps``, ``compute_steps``, ``cache_quantity``,
     ``timesteps`` (of the calls), ``sigmas`` (of the calls and of the end) and ``rows``, a list of
-    ``{"sample": a, "history": [b_0, b_1, ...]}``; further keys (provenance) are kept and not read.
+    ``{"sample": a, "history": [b_0, b_1, ...]}``. It may name the ``scheduler`` class of the fit and the ``prediction``
+    of its model. Further keys (provenance) are kept and not read.
 
     Raises:
         TypeError: If it or an entry is no dict.
@@ -96,7 +101,27 @@ def _parse_entry(key: Any, entry: Any) -> CalibratedPlan:
         timesteps=_numbers(entry["timesteps"], calls, f"{name}['timesteps']"),
         sigmas=_numbers(entry["sigmas"], calls + 1, f"{name}['sigmas']"),
         rows=tuple(_parse_row(row, call, name) for call, row in enumerate(rows)),
+        scheduler=entry.get("scheduler"),
+        prediction=entry.get("prediction"),
     )
+
+
+def check_origin(calibrations: Mapping[int, CalibratedPlan], scheduler: str, prediction: str) -> None:
+    """Raise unless every entry that names its origin was fitted for this scheduler class and prediction.
+
+    Raises:
+        ValueError: If one was fitted for another.
+    """
+    for calls, calibrated in calibrations.items():
+        for what, theirs, ours in (
+            ("scheduler", calibrated.scheduler, scheduler),
+            ("prediction", calibrated.prediction, prediction),
+        ):
+            if theirs is not None and theirs != ours:
+                raise ValueError(
+                    f"`calibrations['{calls}']` was fitted with {what} {theirs!r}, expected {ours!r}; calibrate this "
+                    "pipeline itself, or drop the entry."
+                )
 
 
 def _parse_row(row: Any, call: int, name: str) -> Row:

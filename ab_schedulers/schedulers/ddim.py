@@ -135,7 +135,7 @@ class ABCacheDDIMScheduler(ABCacheScheduler, DDIMScheduler, target="ddim"):
         """
         with self._restored_on_error():
             self._eta, self._use_clipped_model_output = 0.0, False
-            self._lay_out(num_inference_steps, self._build_grid, device)
+            self._lay_out(num_inference_steps, lambda plan, _: self._build_grid(plan), device)
 
     def _build_grid(self, plan: CachePlan) -> tuple[CachePlan, NoiseGrid]:
         check_number_of_base_steps(self.config, plan)

@@ -195,7 +195,7 @@ class ABCacheDPMSolverMultistepScheduler(ABCacheScheduler, DPMSolverMultistepSch
                 )
             nodes = call_nodes("timesteps", timesteps, 0, self.config.num_train_timesteps - 1, integers=True)
             calls = len(nodes)
-        self._lay_out(calls, lambda plan: self._build_grid(plan, mu, nodes), device)
+        self._lay_out(calls, lambda plan, _: self._build_grid(plan, mu, nodes), device)
 
     def _build_grid(
         self, plan: CachePlan, mu: float | None, timesteps: list[float] | None

@@ -14,7 +14,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from ab_schedulers.numerics import BaseStep, CachePlan, ddim_step, quantity_map
 
 from .base import ABCacheScheduler
-from .grids import NoiseGrid, call_nodes, check_mu, check_number_of_calls, refine
+from .grids import NoiseGrid, call_nodes, check_mu, check_number_of_calls, is_uniform, refine, uniform_sigmas
 from .options import check_number
 from .parameters import base_parameters
 
@@ -115,7 +115,8 @@ class ABCacheFlowMatchEulerScheduler(ABCacheScheduler, FlowMatchEulerDiscreteSch
             device: Where ``timesteps`` and ``sigmas`` live.
             sigmas: Noise scales of the calls before shifting, falling; base steps are inserted linearly between them
                 and after the last one toward 0 (none if it is 0), then shift, terminal and sigma schedule act as in
-                diffusers.
+                diffusers. Where they are the pipelines' own ``linspace(1, 1/n, n)`` and a calibration fits, its nodes
+                replace them.
             mu: Shift of the dynamic time shift, taken as passed.
             timesteps: Timesteps of the calls, treated likewise.
 
@@ -142,15 +143,25 @@ class ABCacheFlowMatchEulerScheduler(ABCacheScheduler, FlowMatchEulerDiscreteSch
             )
         if self.config.use_dynamic_shifting:
             check_mu(mu, self.config.time_shift_type)
-        self._lay_out(given.pop(), lambda plan: self._build_grid(plan, sigmas, mu, timesteps), device)
+        self._lay_out(
+            given.pop(), lambda plan, calibrated: self._build_grid(plan, sigmas, mu, timesteps, calibrated), device
+        )
         self.sigmas = self.sigmas.to(device)
 
     def _build_grid(
-        self, plan: CachePlan, sigmas: list[float] | None, mu: float | None, timesteps: list[float] | None
+        self,
+        plan: CachePlan,
+        sigmas: list[float] | None,
+        mu: float | None,
+        timesteps: list[float] | None,
+        calibrated: bool,
     ) -> tuple[CachePlan, NoiseGrid]:
-        for name, nodes in (("sigmas", sigmas), ("timesteps", timesteps)):
+        replaced = calibrated and sigmas is not None and is_uniform(sigmas)
+        for name, nodes in (("sigmas", None if replaced else sigmas), ("timesteps", timesteps)):
             plan = plan if nodes is None else self._fit_plan(name, nodes, plan)
-        base_sigmas = None if sigmas is None else refine(sigmas, plan)
+        base_sigmas = uniform_sigmas(plan.num_base_steps) if replaced else None
+        if sigmas is not None and not replaced:
+            base_sigmas = refine(sigmas, plan)
         base_timesteps = None if timesteps is None else refine(timesteps, plan)
         FlowMatchEulerDiscreteScheduler.set_timesteps(
             self, plan.num_base_steps, "cpu", sigmas=base_sigmas, mu=mu, timesteps=base_timesteps

@@ -155,3 +155,13 @@ def refine(values: Sequence[float], plan: CachePlan, *, integers: bool = False) 
         points = [start + (stop - start) * (i / steps) for i in range(steps)]
         refined += [float(round(point)) for point in points] if integers else points
     return refined
+
+
+def uniform_sigmas(count: int) -> list[float]:
+    """``linspace(1, 1/n, n)``, the unshifted sigmas that flow pipelines pass for ``n`` calls."""
+    return [1 - i / count for i in range(count)]
+
+
+def is_uniform(sigmas: Sequence[float]) -> bool:
+    """Whether ``sigmas`` are `uniform_sigmas`, up to the rounding of float32."""
+    return all(abs(a - b) <= 1e-6 for a, b in zip(sigmas, uniform_sigmas(len(sigmas)), strict=True))

@@ -1,0 +1,7 @@
+"""Fit rows and plans to a model: record its trajectories, search, refine, choose on trajectories held back."""
+
+from .calibrate import calibrate, estimated_calls, record
+from .result import Calibration
+from .trajectories import Trajectories
+
+__all__ = ["Calibration", "Trajectories", "calibrate", "estimated_calls", "record"]

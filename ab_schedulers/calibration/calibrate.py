@@ -1,0 +1,291 @@
+"""Fit rows and plan to a model."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import diffusers
+import torch
+from tqdm import tqdm
+
+from ab_schedulers.numerics import Row
+
+from . import checks
+from .function_runs import FunctionRuns
+from .least_squares import fit_row, shifted
+from .pipeline_runs import PipelineRuns
+from .plans import MOST_SHAPES, Shape, reference_steps, search_shapes, shaped_steps
+from .recordings import Recording
+from .refinement import Judge, Trial, refine, refinement_calls
+from .result import Calibration
+from .runs import BASE_STEPS, Runs
+from .stock import stock_walks
+from .trajectories import Trajectories
+from .walks import BaseNodes, Walk, theory_walk
+
+VALUES = 4096
+_RIDGE = 1e-6
+_QUANTITY = "velocity"
+_HELD_BACK = 4  # every fourth trajectory
+_REFINEMENTS = 2
+
+
+def calibrate(
+    pipe: Any,
+    num_model_calls: Sequence[int] = (5, 6, 8, 10, 15, 20),
+    *,
+    inputs: Any,
+    config: Mapping[str, Any] | None = None,
+    trajectories: Trajectories | None = None,
+    max_model_calls: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Calibration:
+    """Fit rows and plans to a pipeline, or to a function, for given numbers of model calls.
+
+    The reference is the same sampler with 135 calls. Per number of calls, plans of a two-parameter family are
+    compared with rows fitted to the reference; the rows of the best are then refined together on the error at the end
+    of the run. Every fourth trajectory is held back: of all candidates, uncalibrated and stock ones among them, the
+    one with the smallest error there is taken.
+
+    Args:
+        pipe: A diffusers pipeline whose scheduler `ABCacheScheduler` serves, or a function ``f(sample, timestep)``.
+        num_model_calls: Numbers of calls to calibrate.
+        inputs: For a pipeline, keyword arguments of its runs, a list of dicts; a run may hold several samples. For a
+            function, the noise (trajectories, ...) at the first timestep.
+        config: Config of the scheduler; only with a function.
+        trajectories: Reference trajectories of the same inputs and seed from `record`, to save their model calls.
+        max_model_calls: Stop improving before more model calls are made.
+        seed: Seed of the pipeline's first run; the others count up.
+        progress: Show a progress bar.
+
+    Returns:
+        The calibration; ``pipe.scheduler = calibration.scheduler(pipe.scheduler.config)`` uses it.
+
+    Raises:
+        TypeError: If ``config`` is missing or superfluous.
+        ValueError: If something cannot be calibrated, or the budget does not bear one reference run and one run of
+            each number of calls; before any model call wherever it can be known.
+    """
+    wanted = checks.check_calls(num_model_calls)
+    with tqdm(disable=not progress, unit="call", dynamic_ncols=True) as bar:
+        runs = _runs(pipe, inputs, config, seed, bar.update)
+        steps = len(reference_steps(BASE_STEPS[0])) if trajectories is None else 0
+        least = runs.inputs * (steps + sum(wanted))
+        if max_model_calls is not None and max_model_calls < least:
+            raise ValueError(
+                f"`max_model_calls`={max_model_calls} is too small: the reference and one run of each number of calls "
+                f"take {least} model calls. Raise it, or pass fewer inputs."
+            )
+        bar.total = runs.inputs * (
+            steps + sum(estimated_calls(calls, restarts=runs.restarts, passes=runs.passes) for calls in wanted)
+        )
+        bar.set_description("reference")
+        grids = {calls: runs.base_nodes(calls) for calls in wanted}
+        known = _reference(runs, pipe) if trajectories is None else trajectories
+        checks.check_number_of_trajectories(known.count)
+        fit = torch.arange(known.count) % _HELD_BACK != min(_HELD_BACK, known.count) - 1
+        entries, errors = {}, {}
+        for place, calls in enumerate(wanted):
+            bar.set_description(f"{calls} calls")
+            reserved = runs.inputs * sum(wanted[place + 1 :])
+            budget = _Budget(runs=runs, limit=None if max_model_calls is None else max_model_calls - reserved)
+            trials = _Search(nodes=grids[calls], calls=calls, known=known, fit=fit, runs=runs, budget=budget).trials()
+            entries[str(calls)], errors[str(calls)] = _chosen(trials, runs)
+        bar.total = bar.n
+    return Calibration(entries=entries, report={**_provenance(pipe, inputs, known, fit, runs), "errors": errors})
+
+
+def record(
+    pipe: Any, *, inputs: Any, config: Mapping[str, Any] | None = None, seed: int = 0, progress: bool = True
+) -> Trajectories:
+    """Reference trajectories for `calibrate`, to be saved and used again; arguments as there."""
+    with tqdm(disable=not progress, unit="call", dynamic_ncols=True, desc="reference") as bar:
+        runs = _runs(pipe, inputs, config, seed, bar.update)
+        bar.total = runs.inputs * len(reference_steps(BASE_STEPS[0]))
+        return _reference(runs, pipe)
+
+
+def estimated_calls(num_calls: int, *, restarts: bool, passes: int) -> int:
+    """Model calls per input that one number of calls takes at most, the reference aside."""
+    depth = _depth(num_calls)
+    walks = _MOST_STARTS + passes * MOST_SHAPES
+    return walks * num_calls + _REFINEMENTS * refinement_calls(num_calls, depth, restarts)
+
+
+_MOST_STARTS = 7
+
+
+def _depth(num_calls: int) -> int:
+    """Outputs in a fitted row: deeper rows pay where windows are wide, and cost a run per weight."""
+    return 4 if num_calls <= 10 else 3
+
+
+def _runs(pipe: Any, inputs: Any, config: Mapping[str, Any] | None, seed: int, on_call: Any) -> Runs:
+    if hasattr(pipe, "scheduler"):
+        if config is not None:
+            raise TypeError("`config` is taken from the pipeline's scheduler, received one as well; drop it.")
+        checks.check_config(pipe.scheduler.config)
+        chosen = checks.check_inputs(inputs)
+        names = [str(getattr(part, "name_or_path", "") or "") for part in getattr(pipe, "components", {}).values()]
+        checks.warn_of_distillation([str(getattr(pipe, "name_or_path", "") or ""), *names])
+        return PipelineRuns(pipe, chosen, seed, VALUES, on_call)
+    if config is None or not callable(pipe):
+        raise TypeError("pass a diffusers pipeline, or a function f(sample, timestep) with the scheduler's `config`.")
+    checks.check_config(config)
+    if not isinstance(inputs, torch.Tensor) or inputs.ndim < 2 or len(inputs) == 0:
+        raise ValueError("`inputs` of a function must be the noise, a tensor (trajectories, ...); pass such a tensor.")
+    if not bool(torch.isfinite(inputs).all()):
+        raise ValueError("`inputs` hold values that are not finite, expected noise; correct them.")
+    checks.check_number_of_trajectories(len(inputs))
+    return FunctionRuns(pipe, inputs, config, VALUES, on_call)
+
+
+def _reference(runs: Runs, pipe: Any) -> Trajectories:
+    nodes = runs.base_nodes(len(reference_steps(BASE_STEPS[0])))
+    walk = theory_walk(nodes, reference_steps(nodes.count), _QUANTITY)
+    states = runs.run(walk).samples
+    ends = [*walk.steps, nodes.count]
+    return Trajectories(
+        states=states,
+        alphas=tuple(nodes.alphas[i] for i in ends),
+        sigmas=tuple(nodes.sigmas[i] for i in ends),
+        source=type(pipe).__name__,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Budget:
+    """How many model calls may still be made."""
+
+    runs: Runs
+    limit: int | None
+
+    def bears(self, calls: int) -> bool:
+        """Whether ``calls`` more calls per input stay within the limit."""
+        return self.limit is None or self.runs.calls + self.runs.inputs * calls <= self.limit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Search:
+    """The search for one number of calls."""
+
+    nodes: BaseNodes
+    calls: int
+    known: Trajectories
+    fit: torch.Tensor
+    runs: Runs
+    budget: _Budget
+
+    def trials(self) -> list[tuple[Trial, bool]]:
+        """Every candidate that was run, and whether it is a start rather than a fit."""
+        judge = Judge(runs=self.runs, final=self.known.final, fit=self.fit)
+        started = [judge(walk) for walk in self._starts()]
+        self._check_same_noise(started[0])
+        cost = self.runs.passes * self.calls
+        if not self.budget.bears(cost):
+            return [(trial, True) for trial in started]
+        fitted: dict[Shape, Trial] = {}
+
+        def error(shape: Shape) -> float:
+            fitted[shape] = self._fit(judge, self._theory(shape))
+            return fitted[shape].fit_error
+
+        shape = search_shapes(error, lambda: self.budget.bears(cost))
+        trials, best, origin = list(fitted.values()), fitted[shape], self._theory(shape)
+        depth = _depth(self.calls)
+        for _ in range(_REFINEMENTS):
+            if not self.budget.bears(refinement_calls(self.calls, depth, self.runs.restarts)):
+                break
+            before = best
+            refined = refine(best, origin, judge, depth=depth, ridge=_RIDGE, label="refined together, searched plan")
+            trials += refined
+            best = refined[0]
+            if best.fit_error > 0.97 * before.fit_error:
+                break
+        return [*((trial, True) for trial in started), *((trial, False) for trial in trials)]
+
+    def _starts(self) -> list[Walk]:
+        """Uncalibrated candidates, the scheduler's own options first."""
+        own = self.runs.default_walk(self.calls)
+        uniform = [i * self.nodes.count // self.calls for i in range(self.calls)]
+        theory = [theory_walk(self.nodes, uniform, quantity) for quantity in ("velocity", "sample")]
+        walks = [*([] if own is None else [own]), *theory, *stock_walks(self.runs, self.calls)]
+        kept = []
+        for place, walk in enumerate(walks):
+            if place == 0 or self.budget.bears((place + 1) * self.calls):
+                kept.append(walk)
+        return kept
+
+    def _theory(self, shape: Shape) -> Walk:
+        return theory_walk(self.nodes, shaped_steps(self.nodes, self.calls, shape), _QUANTITY)
+
+    def _fit(self, judge: Judge, origin: Walk) -> Trial:
+        """The walk with each row fitted along the run itself to the reference at the end of its window."""
+        ends, depth = [*origin.steps[1:], self.nodes.count], _depth(self.calls)
+        targets = self.known.at([self.nodes.alphas[i] for i in ends], [self.nodes.sigmas[i] for i in ends])[self.fit]
+
+        def choose(call: int, recording: Recording) -> Row:
+            seen = recording.of(self.fit)
+            return fit_row(seen, call, targets[:, call], origin.rows[call], depth=depth, ridge=_RIDGE)
+
+        deep = tuple(
+            shifted(row, torch.zeros(1 + min(depth, call + 1))) for call, row in enumerate(origin.rows)
+        )  # so that a scheduler keeps the outputs that the fit may weight
+        walk, recording = self.runs.fit(replace(origin, rows=deep), choose)
+        return judge.verdict(replace(walk, label="fitted row by row, searched plan"), recording)
+
+    def _check_same_noise(self, trial: Trial) -> None:
+        first, recorded = trial.recording.samples[:, 0], self.known.states[:, 0]
+        if first.shape != recorded.shape or not torch.allclose(first, recorded, rtol=1e-3, atol=1e-3):
+            raise ValueError(
+                f"the reference trajectories {tuple(recorded.shape)} start from other noise than the runs "
+                f"{tuple(first.shape)}; expected the same inputs and seed, and a pipeline that repeats itself. Record "
+                "them again."
+            )
+
+
+def _chosen(trials: Sequence[tuple[Trial, bool]], runs: Runs) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Entry and errors of the candidate with the smallest error on the trajectories held back."""
+    best = min((trial for trial, _ in trials), key=lambda trial: trial.held_error)
+    candidates = [
+        {"label": trial.walk.label, "fit": trial.fit_error, "held_back": trial.held_error, "start": start}
+        for trial, start in trials
+    ]
+    scheduler = checks.check_config(runs.config)
+    entry = {
+        **best.walk.entry(),
+        "scheduler": type(scheduler).__name__,
+        "prediction": scheduler._prediction,
+        "found_as": best.walk.label,
+        "error_held_back": best.held_error,
+        "error_fit": best.fit_error,
+    }
+    found = {"chosen": best.walk.label, "fit": best.fit_error, "held_back": best.held_error, "candidates": candidates}
+    return entry, found
+
+
+def _provenance(pipe: Any, inputs: Any, known: Trajectories, fit: torch.Tensor, runs: Runs) -> dict[str, Any]:
+    from ab_schedulers import __version__
+
+    guidance = (
+        sorted({float(run["guidance_scale"]) for run in checks.check_inputs(inputs) if "guidance_scale" in run})
+        if hasattr(pipe, "scheduler")
+        else []
+    )
+    return {
+        "model": type(pipe).__name__,
+        "guidance_scale": guidance,
+        "trajectories": known.count,
+        "held_back": int((~fit).sum()),
+        "model_calls": runs.calls,
+        "versions": {
+            "ab_schedulers": __version__,
+            "diffusers": diffusers.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    }

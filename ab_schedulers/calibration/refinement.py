@@ -1,0 +1,111 @@
+"""Joint refinement of all rows of a walk on the error at the end of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from .least_squares import (
+    Direction,
+    gauss_newton_step,
+    moved,
+    number_of_directions,
+    row_changes,
+    row_directions,
+    shifted,
+)
+from .recordings import Recording, root_mean_square
+from .runs import Runs
+from .walks import Walk
+
+_STEP = 5e-3  # of a finite difference, in root mean square of the next sample
+_DAMPINGS = (1e-3, 1e-2, 1e-1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Trial:
+    """A walk, how it ran, and its errors on the trajectories of the fit and on those held back."""
+
+    walk: Walk
+    recording: Recording
+    fit_error: float
+    held_error: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Judge:
+    """Runs walks and compares their ends with the reference.
+
+    Args:
+        runs: The sampler.
+        final: Where the reference ends, (trajectories, values).
+        fit: Mask of the trajectories of the fit.
+    """
+
+    runs: Runs
+    final: torch.Tensor
+    fit: torch.Tensor
+
+    def __call__(self, walk: Walk) -> Trial:
+        """Run a walk and judge it."""
+        return self.verdict(walk, self.runs.run(walk))
+
+    def verdict(self, walk: Walk, recording: Recording) -> Trial:
+        """The errors of a run."""
+        miss = recording.final - self.final
+        return Trial(
+            walk=walk,
+            recording=recording,
+            fit_error=root_mean_square(miss[self.fit]),
+            held_error=root_mean_square(miss[~self.fit]),
+        )
+
+
+def refine(trial: Trial, origin: Walk, judge: Judge, *, depth: int, ridge: float, label: str) -> list[Trial]:
+    """One Jacobian by finite differences, and damped Gauss-Newton steps with it; all trials made, best fit first.
+
+    Every row's weights are moved at once, so that early rows may err where later ones, or the model itself, undo it.
+    The second step uses the same Jacobian at the new place.
+    """
+    directions = row_directions(trial.recording.of(judge.fit), depth)
+    jacobian = torch.stack(list(_derivatives(trial, directions, judge)))
+    trials = [trial]
+    for _ in range(2):
+        best = min(trials, key=lambda each: each.fit_error)
+        before = len(trials)
+        for damping in _DAMPINGS:
+            step = gauss_newton_step(
+                jacobian,
+                (judge.final - best.recording.final)[judge.fit].flatten(),
+                directions,
+                row_changes(best.walk.rows, origin.rows, depth),
+                ridge=ridge,
+                damping=damping,
+            )
+            walk = replace(best.walk, label=label, rows=moved(best.walk.rows, directions, step))
+            found = judge(walk)
+            trials.append(found)
+            if found.fit_error < best.fit_error:
+                break
+        if min(each.fit_error for each in trials[before:]) > 0.98 * best.fit_error:
+            break
+    return sorted(trials, key=lambda each: each.fit_error)
+
+
+def refinement_calls(num_calls: int, depth: int, restarts: bool) -> int:
+    """Model calls per input that `refine` makes at most."""
+    if restarts:
+        jacobian = num_calls + sum((1 + min(depth, call + 1)) * (num_calls - call - 1) for call in range(num_calls))
+    else:
+        jacobian = num_calls * number_of_directions(num_calls, depth)
+    return jacobian + 2 * len(_DAMPINGS) * num_calls
+
+
+def _derivatives(trial: Trial, directions: list[Direction], judge: Judge) -> Iterator[torch.Tensor]:
+    rows = trial.walk.rows
+    perturbed = [(one.call, shifted(rows[one.call], _STEP * one.change)) for one in directions]
+    start = trial.recording.final[judge.fit]
+    for end in judge.runs.ends(trial.walk, perturbed, judge.fit):
+        yield ((end - start) / _STEP).flatten()

@@ -1,0 +1,73 @@
+"""The base grid as the fit sees it, and a way to walk it: calls, quantity and rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ab_schedulers.numerics import Row
+
+from .integral_rows import integral_rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseNodes:
+    """Timesteps of the ``N`` base steps and signal and noise scales of their ``N + 1`` ends."""
+
+    timesteps: tuple[float, ...]
+    alphas: tuple[float, ...]
+    sigmas: tuple[float, ...]
+    flow: bool
+
+    @property
+    def count(self) -> int:
+        """Number of base steps."""
+        return len(self.timesteps)
+
+    @property
+    def angles(self) -> tuple[float, ...]:
+        """``φ = atan2(σ, α)`` of every end."""
+        return tuple(math.atan2(sigma, alpha) for alpha, sigma in zip(self.alphas, self.sigmas, strict=True))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Walk:
+    """One way to walk a base grid with ``len(steps)`` model calls.
+
+    Args:
+        label: What it is, for reports.
+        nodes: The base grid.
+        steps: Base steps that call the model.
+        quantity: What the rows weight.
+        rows: One row per call.
+    """
+
+    label: str
+    nodes: BaseNodes
+    steps: tuple[int, ...]
+    quantity: str
+    rows: tuple[Row, ...]
+
+    def entry(self) -> dict[str, Any]:
+        """The walk as it stands in a scheduler's ``calibrations``."""
+        return {
+            "num_base_steps": self.nodes.count,
+            "compute_steps": list(self.steps),
+            "cache_quantity": self.quantity,
+            "timesteps": [self.nodes.timesteps[i] for i in self.steps],
+            "sigmas": [*(self.nodes.sigmas[i] for i in self.steps), self.nodes.sigmas[-1]],
+            "rows": [{"sample": row.sample, "history": list(row.history)} for row in self.rows],
+        }
+
+
+def theory_walk(
+    nodes: BaseNodes, steps: Sequence[int], quantity: str, *, order: int = 2, corrector: int | None = 3
+) -> Walk:
+    """The walk with `integral_rows` at ``steps``."""
+    angles = nodes.angles
+    chosen = [*(angles[i] for i in steps), angles[-1]]
+    rows = integral_rows(chosen, quantity=quantity, flow=nodes.flow, order=order, corrector=corrector)
+    label = f"theory, {quantity}, order {order}" + ("" if corrector is None else f" + corrector {corrector}")
+    return Walk(label=label, nodes=nodes, steps=tuple(steps), quantity=quantity, rows=rows)
