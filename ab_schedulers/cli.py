@@ -46,6 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_adaptive(benches)
     _add_exposure(benches)
     _add_ablation(benches)
+    _add_calibration(benches)
+    _add_calibrate(commands)
     _add_coefficients(commands)
     _add_plan(commands)
     return parser
@@ -379,6 +381,61 @@ def _ablation(arguments: argparse.Namespace) -> str:
         samples=arguments.samples,
         batch=arguments.batch,
         data=_data(arguments),
+def _add_calibration(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("calibration", help="calibrated schedulers against the best stock solver")
+    _add_models(parser)
+    parser.add_argument("--calls", type=_positive, nargs="+", default=[5, 6, 8, 10, 12, 15, 20], help="model calls")
+    parser.add_argument("--trajectories", type=_positive, default=64, help="of the calibration (default: %(default)s)")
+    parser.add_argument("--seed-sets", type=_positive, default=4, help="sets of noises (default: %(default)s)")
+    parser.add_argument("--samples", type=_positive, default=16, help="trajectories per set (default: %(default)s)")
+    parser.add_argument(
+        "--search-samples", type=_positive, default=16, help="trajectories that choose the best stock setting"
+    )
+    _add_shared(parser, "ab_schedulers_bench")
+    parser.set_defaults(command=_calibration)
+
+
+def _calibration(arguments: argparse.Namespace) -> str:
+    from ab_schedulers.bench.calibrated import calibration
+
+    _set_threads(arguments)
+    return calibration(
+        models=_bundled(arguments.models),
+        calls=arguments.calls,
+        trajectories=arguments.trajectories,
+        sets=arguments.seed_sets,
+        samples=arguments.samples,
+        search_samples=arguments.search_samples,
+        out=arguments.out,
+    )
+
+
+def _add_calibrate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("calibrate", help="fit rows and plans to a model, and write them to a JSON file")
+    parser.add_argument("model", help="a bundled model, or the folder of a saved pipeline")
+    parser.add_argument("--calls", type=_positive, nargs="+", default=[5, 6, 8, 10, 15, 20], help="model calls")
+    parser.add_argument("--inputs", type=Path, metavar="FILE", help="pipelines: JSON list of the runs' arguments")
+    parser.add_argument("--trajectories", type=_positive, default=64, help="bundled models (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first run (default: %(default)s)")
+    parser.add_argument("--max-model-calls", type=_positive, help="stop improving before more calls are made")
+    parser.add_argument("--references", type=Path, metavar="FILE", help="keep the reference trajectories here")
+    parser.add_argument("--out", type=Path, default=Path("calibration.json"), help="default: %(default)s")
+    parser.add_argument("--threads", type=_positive, help="CPU threads (default: torch's choice)")
+    parser.set_defaults(command=_calibrate)
+
+
+def _calibrate(arguments: argparse.Namespace) -> str:
+    from ab_schedulers.bench.calibrated import calibrate_model
+
+    _set_threads(arguments)
+    return calibrate_model(
+        model=arguments.model,
+        calls=arguments.calls,
+        inputs=arguments.inputs,
+        trajectories=arguments.trajectories,
+        seed=arguments.seed,
+        max_model_calls=arguments.max_model_calls,
+        references=arguments.references,
         out=arguments.out,
     )
 

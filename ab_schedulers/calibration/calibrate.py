@@ -11,7 +11,7 @@ import diffusers
 import torch
 from tqdm import tqdm
 
-from ab_schedulers.numerics import Row
+from ab_schedulers.numerics import Row, ddim_step, quantity_map
 
 from . import checks
 from .function_runs import FunctionRuns
@@ -147,6 +147,11 @@ def _runs(pipe: Any, inputs: Any, config: Mapping[str, Any] | None, seed: int, o
 def _reference(runs: Runs, pipe: Any) -> Trajectories:
     nodes = runs.base_nodes(len(reference_steps(BASE_STEPS[0])))
     walk = theory_walk(nodes, reference_steps(nodes.count), _QUANTITY)
+    last = walk.steps[-1]
+    start = quantity_map(_QUANTITY, nodes.alphas[last], nodes.sigmas[last], flow=nodes.flow)
+    step = ddim_step(start, nodes.alphas[-1], nodes.sigmas[-1])  # stock solvers, too, end on the model's clean sample
+    end = Row(sample=step.sample, history=step.outputs, order=1)
+    walk = replace(walk, label="reference", rows=(*walk.rows[:-1], end))
     states = runs.run(walk).samples
     ends = [*walk.steps, nodes.count]
     return Trajectories(

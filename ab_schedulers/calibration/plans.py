@@ -11,12 +11,12 @@ from .walks import BaseNodes
 # Widths and numbers of the reference's windows, in thousandths of the base grid: dense at both ends, where model
 # outputs change fastest.
 _REFERENCE_WINDOWS = ((1, 4), (3, 4), (6, 4), (10, 85), (5, 10), (3, 12), (2, 8), (1, 8))
-_LAMBDA_RANGE = (-5.0, 3.5)
+_LAMBDA_RANGE = (-5.0, 4.6)  # sigma / alpha from 150 to 0.01
 
 Shape = tuple[float, float]
 """Share of log-SNR in the density of the calls, and the exponent that draws them to the noisy end."""
 
-_GRID: tuple[Shape, ...] = tuple((share, power) for power in (1.0, 1.25) for share in (0.0, 0.25, 0.5))
+_GRID: tuple[Shape, ...] = tuple((share, power) for power in (1.0, 1.25) for share in (0.0, 0.35, 0.7, 1.0))
 
 
 def reference_steps(num_base_steps: int) -> tuple[int, ...]:
@@ -71,9 +71,9 @@ def search_shapes(error: Callable[[Shape], float], allowed: Callable[[], bool]) 
 
 
 def _neighbours(shape: Shape) -> Iterator[Shape]:
-    (share, power), step = shape, 0.125
-    for other in ((share + step, power), (share - step, power), (share, power + step), (share, power - step)):
-        if 0 <= other[0] <= 0.9 and 0.6 <= other[1] <= 2:
+    share, power = shape
+    for other in ((share + 0.15, power), (share - 0.15, power), (share, power + 0.125), (share, power - 0.125)):
+        if 0 <= other[0] <= 1 and 0.6 <= other[1] <= 2:
             yield other
 
 

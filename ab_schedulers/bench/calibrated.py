@@ -1,0 +1,179 @@
+"""`ab-schedulers calibrate`, and `bench calibration`: calibrated schedulers against the best stock solver."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ab_schedulers.bench.environment import fingerprint, read_json, write_json
+from ab_schedulers.bench.methods import DEFAULTS, Contender
+from ab_schedulers.bench.solver_results import OWN, Entry, Results, best
+from ab_schedulers.bench.solvers import Competitor, Trial, measure, own_competitors, prepare, run_solvers
+from ab_schedulers.bench.tables import markdown_table
+from ab_schedulers.calibration import Calibration, Trajectories, calibrate, record
+from ab_schedulers.models import BUNDLED, load
+
+_SEED = 70_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LabelledModel:
+    """A bundled model with the label of every trajectory, as the function that `calibrate` takes."""
+
+    model: Any
+    labels: torch.Tensor
+
+    def __call__(self, sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        """The model's output."""
+        output: torch.Tensor = self.model.predict(sample, timestep, self.labels)
+        return output
+
+    def of(self, chosen: torch.Tensor) -> LabelledModel:
+        """The same for some of the trajectories."""
+        return LabelledModel(model=self.model, labels=self.labels[chosen])
+
+
+def calibration_inputs(model: Any, trajectories: int, seed: int) -> tuple[LabelledModel, torch.Tensor]:
+    """Function and noise of a bundled model: every second class from class 0 on, so that the bench tests on others."""
+    noise = torch.randn(trajectories, *model.sample_shape, generator=torch.Generator().manual_seed(seed))
+    even = torch.arange(0, model.num_classes, 2)
+    return LabelledModel(model=model, labels=even[torch.arange(trajectories) % len(even)]), noise
+
+
+def calibrate_model(
+    *,
+    model: str,
+    calls: Sequence[int],
+    inputs: Path | None,
+    trajectories: int,
+    seed: int,
+    max_model_calls: int | None,
+    references: Path | None,
+    out: Path,
+) -> str:
+    """Calibrate a bundled model or a saved pipeline, and write the JSON file `out`.
+
+    Raises:
+        ValueError: neither a bundled model nor a pipeline's folder, or no runs for a pipeline.
+    """
+    options: dict[str, Any]
+    if model in BUNDLED:
+        bundled = load(model)
+        pipe, noise = calibration_inputs(bundled, trajectories, seed)
+        options = {"inputs": noise, "config": bundled.scheduler.config}
+    else:
+        pipe, options = _pipeline(model), {"inputs": _runs(inputs), "seed": seed}
+    known = None
+    if references is not None:
+        known = Trajectories.load(references) if references.exists() else record(pipe, **options)
+        known.save(references)
+    found = calibrate(pipe, calls, trajectories=known, max_model_calls=max_model_calls, **options)
+    found.save(out)
+    return f"{found}\n\n{found.report['model_calls']} model calls. Calibration: {out}"
+
+
+def _pipeline(path: str) -> Any:
+    from diffusers import DiffusionPipeline
+
+    if not (Path(path) / "model_index.json").is_file():
+        raise ValueError(
+            f"{path!r} is neither a bundled model ({', '.join(BUNDLED)}) nor the folder of a saved pipeline; pass one."
+        )
+    return DiffusionPipeline.from_pretrained(path)
+
+
+def _runs(path: Path | None) -> list[dict[str, Any]]:
+    if path is None:
+        raise ValueError(
+            'a pipeline needs --inputs FILE, a JSON list of the arguments of its runs, such as [{"prompt": "a boat"}].'
+        )
+    content = read_json(path)
+    if not isinstance(content, list):
+        raise ValueError(f"{path} must hold a JSON list of the arguments of the pipeline's runs; write such a file.")
+    return content
+
+
+def calibration(
+    *,
+    models: Sequence[str],
+    calls: Sequence[int],
+    trajectories: int,
+    sets: int,
+    samples: int,
+    search_samples: int,
+    out: Path,
+) -> str:
+    """Calibrate every model where `out` has no calibration yet, and compare with the best stock solver.
+
+    Fit, hold-back and test share no seed, and the test's classes are not those of the fit.
+
+    Args:
+        models: bundled models.
+        calls: numbers of model calls.
+        trajectories: of the calibration, held-back ones included.
+        sets: seed sets of the test.
+        samples: trajectories per seed set.
+        search_samples: trajectories that choose the stock settings that are tested.
+        out: folder of the results.
+    """
+    results = Results.read(out / "solvers.json")
+    rows = []
+    for name in models:
+        model = load(name)
+        stock = best(run_solvers(model, calls, sets, samples, search_samples, results))
+        trial, note = prepare(model, sets, samples, out / "references")
+        for count in calls:
+            found, seconds = _calibrated(model, trajectories, count, out / "calibrations")
+            ours = min(
+                (measure(trial, one, count, results.entries) for one in own_competitors(model.scheduler, DEFAULTS)),
+                key=lambda entry: entry.error,
+            )
+            rows.append(_row(stock[name, count][0], ours, _measure(trial, found, count), seconds))
+        rows.append([name, "reference", f"halving error {note['halving_error']:.4f}", "", "", "", "", ""])
+    headers = ["model", "calls", "best stock solver", "its RMSE", "defaults", "calibrated", "ratio", "seconds"]
+    text = markdown_table(headers, rows)
+    (out / "calibration.md").write_text(text + "\n", encoding="utf-8")
+    return f"{text}\n\nCalibrations: {out / 'calibrations'}"
+
+
+def _calibrated(model: Any, trajectories: int, calls: int, folder: Path) -> tuple[Calibration, float]:
+    """The calibration for one number of calls, from `folder` if it is there, and how long it took."""
+    function, noise = calibration_inputs(model, trajectories, _SEED)
+    mark = fingerprint(model.model, trajectories, _SEED, calls)
+    path = folder / f"{model.name}_{calls}_{mark}.json"
+    times = read_json(folder / "seconds.json") or {}
+    if not path.exists():
+        started = time.perf_counter()
+        found = calibrate(function, [calls], inputs=noise, config=model.scheduler.config)
+        times[path.name] = time.perf_counter() - started
+        found.save(path)
+        write_json(folder / "seconds.json", times)
+    return Calibration.load(path), times[path.name]
+
+
+def _measure(trial: Trial, found: Calibration, calls: int) -> Entry:
+    scheduler = found.scheduler(trial.subject.scheduler.config)
+    contender = Contender(label="calibrated", scheduler=scheduler, num_inference_steps=calls)
+    one = Competitor(group=OWN, solver="calibrated", setting="", make=lambda count: contender)
+    return measure(trial, one, calls, {})
+
+
+def _row(stock: Entry, ours: Entry, fitted: Entry, seconds: float) -> list[str]:
+    def number(entry: Entry) -> str:
+        return f"{entry.error:.4f} ± {entry.spread:.4f}"
+
+    return [
+        stock.subject,
+        str(stock.calls),
+        f"{stock.solver}, {stock.setting}",
+        number(stock),
+        number(ours),
+        number(fitted),
+        f"{fitted.error / stock.error:.2f}",
+        f"{seconds:.0f}",
+    ]
