@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import diffusers
@@ -15,22 +15,17 @@ from ab_schedulers.numerics import Row, ddim_step, quantity_map
 
 from . import checks
 from .function_runs import FunctionRuns
-from .least_squares import fit_row, shifted
 from .pipeline_runs import PipelineRuns
-from .plans import MOST_SHAPES, Shape, reference_steps, search_shapes, shaped_steps
-from .recordings import Recording
-from .refinement import Judge, Trial, refine, refinement_calls
+from .plans import reference_steps
+from .refinement import Trial
 from .result import Calibration
 from .runs import BASE_STEPS, Runs
-from .stock import stock_walks
+from .search import QUANTITY, Budget, Search, estimated_calls
 from .trajectories import Trajectories
-from .walks import BaseNodes, Walk, theory_walk
+from .walks import theory_walk
 
 VALUES = 4096
-_RIDGE = 1e-6
-_QUANTITY = "velocity"
 _HELD_BACK = 4  # every fourth trajectory
-_REFINEMENTS = 2
 
 
 def calibrate(
@@ -92,8 +87,8 @@ def calibrate(
         for place, calls in enumerate(wanted):
             bar.set_description(f"{calls} calls")
             reserved = runs.inputs * sum(wanted[place + 1 :])
-            budget = _Budget(runs=runs, limit=None if max_model_calls is None else max_model_calls - reserved)
-            trials = _Search(nodes=grids[calls], calls=calls, known=known, fit=fit, runs=runs, budget=budget).trials()
+            budget = Budget(runs=runs, limit=None if max_model_calls is None else max_model_calls - reserved)
+            trials = Search(nodes=grids[calls], calls=calls, known=known, fit=fit, runs=runs, budget=budget).trials()
             entries[str(calls)], errors[str(calls)] = _chosen(trials, runs)
         bar.total = bar.n
     return Calibration(entries=entries, report={**_provenance(pipe, inputs, known, fit, runs), "errors": errors})
@@ -107,21 +102,6 @@ def record(
         runs = _runs(pipe, inputs, config, seed, bar.update)
         bar.total = runs.inputs * len(reference_steps(BASE_STEPS[0]))
         return _reference(runs, pipe)
-
-
-def estimated_calls(num_calls: int, *, restarts: bool, passes: int) -> int:
-    """Model calls per input that one number of calls takes at most, the reference aside."""
-    depth = _depth(num_calls)
-    walks = _MOST_STARTS + passes * MOST_SHAPES
-    return walks * num_calls + _REFINEMENTS * refinement_calls(num_calls, depth, restarts)
-
-
-_MOST_STARTS = 7
-
-
-def _depth(num_calls: int) -> int:
-    """Outputs in a fitted row: deeper rows pay where windows are wide, and cost a run per weight."""
-    return 4 if num_calls <= 10 else 3
 
 
 def _runs(pipe: Any, inputs: Any, config: Mapping[str, Any] | None, seed: int, on_call: Any) -> Runs:
@@ -146,9 +126,9 @@ def _runs(pipe: Any, inputs: Any, config: Mapping[str, Any] | None, seed: int, o
 
 def _reference(runs: Runs, pipe: Any) -> Trajectories:
     nodes = runs.base_nodes(len(reference_steps(BASE_STEPS[0])))
-    walk = theory_walk(nodes, reference_steps(nodes.count), _QUANTITY)
+    walk = theory_walk(nodes, reference_steps(nodes.count), QUANTITY)
     last = walk.steps[-1]
-    start = quantity_map(_QUANTITY, nodes.alphas[last], nodes.sigmas[last], flow=nodes.flow)
+    start = quantity_map(QUANTITY, nodes.alphas[last], nodes.sigmas[last], flow=nodes.flow)
     step = ddim_step(start, nodes.alphas[-1], nodes.sigmas[-1])  # stock solvers, too, end on the model's clean sample
     end = Row(sample=step.sample, history=step.outputs, order=1)
     walk = replace(walk, label="reference", rows=(*walk.rows[:-1], end))
@@ -160,97 +140,6 @@ def _reference(runs: Runs, pipe: Any) -> Trajectories:
         sigmas=tuple(nodes.sigmas[i] for i in ends),
         source=type(pipe).__name__,
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Budget:
-    """How many model calls may still be made."""
-
-    runs: Runs
-    limit: int | None
-
-    def bears(self, calls: int) -> bool:
-        """Whether ``calls`` more calls per input stay within the limit."""
-        return self.limit is None or self.runs.calls + self.runs.inputs * calls <= self.limit
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Search:
-    """The search for one number of calls."""
-
-    nodes: BaseNodes
-    calls: int
-    known: Trajectories
-    fit: torch.Tensor
-    runs: Runs
-    budget: _Budget
-
-    def trials(self) -> list[tuple[Trial, bool]]:
-        """Every candidate that was run, and whether it is a start rather than a fit."""
-        judge = Judge(runs=self.runs, final=self.known.final, fit=self.fit)
-        started = [judge(walk) for walk in self._starts()]
-        self._check_same_noise(started[0])
-        cost = self.runs.passes * self.calls
-        if not self.budget.bears(cost):
-            return [(trial, True) for trial in started]
-        fitted: dict[Shape, Trial] = {}
-
-        def error(shape: Shape) -> float:
-            fitted[shape] = self._fit(judge, self._theory(shape))
-            return fitted[shape].fit_error
-
-        shape = search_shapes(error, lambda: self.budget.bears(cost))
-        trials, best, origin = list(fitted.values()), fitted[shape], self._theory(shape)
-        depth = _depth(self.calls)
-        for _ in range(_REFINEMENTS):
-            if not self.budget.bears(refinement_calls(self.calls, depth, self.runs.restarts)):
-                break
-            before = best
-            refined = refine(best, origin, judge, depth=depth, ridge=_RIDGE, label="refined together, searched plan")
-            trials += refined
-            best = refined[0]
-            if best.fit_error > 0.97 * before.fit_error:
-                break
-        return [*((trial, True) for trial in started), *((trial, False) for trial in trials)]
-
-    def _starts(self) -> list[Walk]:
-        """Uncalibrated candidates, the scheduler's own options first."""
-        own = self.runs.default_walk(self.calls)
-        uniform = [i * self.nodes.count // self.calls for i in range(self.calls)]
-        theory = [theory_walk(self.nodes, uniform, quantity) for quantity in ("velocity", "sample")]
-        walks = [*([] if own is None else [own]), *theory, *stock_walks(self.runs, self.calls)]
-        kept = []
-        for place, walk in enumerate(walks):
-            if place == 0 or self.budget.bears((place + 1) * self.calls):
-                kept.append(walk)
-        return kept
-
-    def _theory(self, shape: Shape) -> Walk:
-        return theory_walk(self.nodes, shaped_steps(self.nodes, self.calls, shape), _QUANTITY)
-
-    def _fit(self, judge: Judge, origin: Walk) -> Trial:
-        """The walk with each row fitted along the run itself to the reference at the end of its window."""
-        ends, depth = [*origin.steps[1:], self.nodes.count], _depth(self.calls)
-        targets = self.known.at([self.nodes.alphas[i] for i in ends], [self.nodes.sigmas[i] for i in ends])[self.fit]
-
-        def choose(call: int, recording: Recording) -> Row:
-            seen = recording.of(self.fit)
-            return fit_row(seen, call, targets[:, call], origin.rows[call], depth=depth, ridge=_RIDGE)
-
-        deep = tuple(
-            shifted(row, torch.zeros(1 + min(depth, call + 1))) for call, row in enumerate(origin.rows)
-        )  # so that a scheduler keeps the outputs that the fit may weight
-        walk, recording = self.runs.fit(replace(origin, rows=deep), choose)
-        return judge.verdict(replace(walk, label="fitted row by row, searched plan"), recording)
-
-    def _check_same_noise(self, trial: Trial) -> None:
-        first, recorded = trial.recording.samples[:, 0], self.known.states[:, 0]
-        if first.shape != recorded.shape or not torch.allclose(first, recorded, rtol=1e-3, atol=1e-3):
-            raise ValueError(
-                f"the reference trajectories {tuple(recorded.shape)} start from other noise than the runs "
-                f"{tuple(first.shape)}; expected the same inputs and seed, and a pipeline that repeats itself. Record "
-                "them again."
-            )
 
 
 def _chosen(trials: Sequence[tuple[Trial, bool]], runs: Runs) -> tuple[dict[str, Any], dict[str, Any]]:

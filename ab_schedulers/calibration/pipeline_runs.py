@@ -129,11 +129,10 @@ class PipelineRuns(Runs):
     def _call(self, scheduler: ABCacheScheduler, i: int, num_calls: int) -> None:
         """Run the pipeline on inputs ``i`` with another scheduler, and put its own back, whatever happens."""
         arguments: dict[str, Any] = {"num_inference_steps": num_calls, **self._inputs[i]}
-        if "generator" not in arguments and "latents" not in arguments:
+        if "generator" in arguments:
+            arguments["generator"] = _as_given(arguments["generator"])
+        elif "latents" not in arguments:
             arguments["generator"] = torch.Generator().manual_seed(self._seed + i)
-        elif isinstance(arguments.get("generator"), torch.Generator):
-            state = arguments["generator"].get_state()
-            arguments["generator"] = torch.Generator(arguments["generator"].device).set_state(state)
         if "output_type" in inspect.signature(type(self._pipe).__call__).parameters:
             arguments.setdefault("output_type", "latent")
         own = self._pipe.scheduler
@@ -142,3 +141,10 @@ class PipelineRuns(Runs):
             self._pipe(**arguments)
         finally:
             self._pipe.scheduler = own
+
+
+def _as_given(generator: Any) -> Any:
+    """Copies of one generator or of a list of them, so that every run draws the same noise."""
+    if isinstance(generator, (list, tuple)):
+        return [_as_given(each) for each in generator]
+    return torch.Generator(generator.device).set_state(generator.get_state())

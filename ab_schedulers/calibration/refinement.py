@@ -21,7 +21,9 @@ from .runs import Runs
 from .walks import Walk
 
 _STEP = 5e-3  # of a finite difference, in root mean square of the next sample
-_DAMPINGS = (1e-3, 1e-2, 1e-1)
+_STEPS = 2
+_DAMPINGS = (1e-3, 3e-2)
+_RIDGES = (1e-6, 1e-5, 1e-4)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -63,35 +65,37 @@ class Judge:
         )
 
 
-def refine(trial: Trial, origin: Walk, judge: Judge, *, depth: int, ridge: float, label: str) -> list[Trial]:
-    """One Jacobian by finite differences, and damped Gauss-Newton steps with it; all trials made, best fit first.
+def refine(trial: Trial, origin: Walk, judge: Judge, *, depth: int, label: str) -> list[Trial]:
+    """One Jacobian by finite differences, and damped Gauss-Newton steps with it; all trials made, in turn.
 
     Every row's weights are moved at once, so that early rows may err where later ones, or the model itself, undo it.
-    The second step uses the same Jacobian at the new place.
+    With each strength of the pull toward ``origin`` two steps are made, the second with the same Jacobian at the new
+    place: few trajectories need a strong pull, many a weak one, and the trajectories held back tell.
     """
     directions = row_directions(trial.recording.of(judge.fit), depth)
     jacobian = torch.stack(list(_derivatives(trial, directions, judge)))
-    trials = [trial]
-    for _ in range(2):
-        best = min(trials, key=lambda each: each.fit_error)
-        before = len(trials)
-        for damping in _DAMPINGS:
-            step = gauss_newton_step(
-                jacobian,
-                (judge.final - best.recording.final)[judge.fit].flatten(),
-                directions,
-                row_changes(best.walk.rows, origin.rows, depth),
-                ridge=ridge,
-                damping=damping,
-            )
-            walk = replace(best.walk, label=label, rows=moved(best.walk.rows, directions, step))
-            found = judge(walk)
-            trials.append(found)
-            if found.fit_error < best.fit_error:
+    trials = []
+    for ridge in _RIDGES:
+        best = trial
+        for _ in range(_STEPS):
+            found = None
+            for damping in _DAMPINGS:
+                step = gauss_newton_step(
+                    jacobian,
+                    (judge.final - best.recording.final)[judge.fit].flatten(),
+                    directions,
+                    row_changes(best.walk.rows, origin.rows, depth),
+                    ridge=ridge,
+                    damping=damping,
+                )
+                found = judge(replace(best.walk, label=label, rows=moved(best.walk.rows, directions, step)))
+                trials.append(found)
+                if found.fit_error < best.fit_error:
+                    break
+            if found is None or found.fit_error > 0.98 * best.fit_error:
                 break
-        if min(each.fit_error for each in trials[before:]) > 0.98 * best.fit_error:
-            break
-    return sorted(trials, key=lambda each: each.fit_error)
+            best = found
+    return trials
 
 
 def refinement_calls(num_calls: int, depth: int, restarts: bool) -> int:
@@ -100,7 +104,7 @@ def refinement_calls(num_calls: int, depth: int, restarts: bool) -> int:
         jacobian = num_calls + sum((1 + min(depth, call + 1)) * (num_calls - call - 1) for call in range(num_calls))
     else:
         jacobian = num_calls * number_of_directions(num_calls, depth)
-    return jacobian + 2 * len(_DAMPINGS) * num_calls
+    return jacobian + len(_RIDGES) * _STEPS * len(_DAMPINGS) * num_calls
 
 
 def _derivatives(trial: Trial, directions: list[Direction], judge: Judge) -> Iterator[torch.Tensor]:

@@ -173,6 +173,7 @@ class Runs(ABC):
         scheduler: ABCacheScheduler = ABCacheScheduler.from_config(
             self.config, calibrations=dict(calibrations) or None, **plan
         )
+        scheduler._warned.update(("calls", "jump"))  # advice for users, not for trials
         return scheduler
 
     def _called(self) -> None:

@@ -1,0 +1,148 @@
+"""The search for one number of calls: plans, rows, refinement, within a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from ab_schedulers.numerics import Row
+
+from .least_squares import fit_row, shifted
+from .plans import MOST_SHAPES, Shape, search_shapes, shaped_steps
+from .recordings import Recording
+from .refinement import Judge, Trial, refine, refinement_calls
+from .runs import Runs
+from .stock import stock_walks
+from .trajectories import Trajectories
+from .walks import BaseNodes, Walk, theory_walk
+
+QUANTITY = "velocity"
+_RIDGE = 1e-6
+_REFINEMENTS = 2
+
+
+def estimated_calls(num_calls: int, *, restarts: bool, passes: int) -> int:
+    """Model calls per input that one number of calls takes at most, the reference aside."""
+    depth = row_depth(num_calls)
+    walks = _MOST_STARTS + passes * MOST_SHAPES
+    return walks * num_calls + refined_plans(num_calls) * _REFINEMENTS * refinement_calls(num_calls, depth, restarts)
+
+
+_MOST_STARTS = 7
+
+
+def row_depth(num_calls: int) -> int:
+    """Outputs in a fitted row: deeper rows pay where windows are wide, and cost a run per weight."""
+    return 4 if num_calls <= 10 else 3
+
+
+def refined_plans(num_calls: int) -> int:
+    """How many plans are refined: with few calls, the plan that is best before need not be best after."""
+    return 2 if num_calls <= 10 else 1
+
+
+def _different(ranked: Sequence[Shape], fitted: Mapping[Shape, Trial]) -> list[Shape]:
+    """Without shapes that give the plan of an earlier one."""
+    plans = [fitted[shape].walk.steps for shape in ranked]
+    return [shape for place, shape in enumerate(ranked) if plans[place] not in plans[:place]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """How many model calls may still be made."""
+
+    runs: Runs
+    limit: int | None
+
+    def bears(self, calls: int) -> bool:
+        """Whether ``calls`` more calls per input stay within the limit."""
+        return self.limit is None or self.runs.calls + self.runs.inputs * calls <= self.limit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Search:
+    """The search for one number of calls."""
+
+    nodes: BaseNodes
+    calls: int
+    known: Trajectories
+    fit: torch.Tensor
+    runs: Runs
+    budget: Budget
+
+    def trials(self) -> list[tuple[Trial, bool]]:
+        """Every candidate that was run, and whether it is a start rather than a fit."""
+        judge = Judge(runs=self.runs, final=self.known.final, fit=self.fit)
+        started = [judge(walk) for walk in self._starts()]
+        self._check_same_noise(started[0])
+        cost = self.runs.passes * self.calls
+        if not self.budget.bears(cost):
+            return [(trial, True) for trial in started]
+        fitted: dict[Shape, Trial] = {}
+
+        def error(shape: Shape) -> float:
+            fitted[shape] = self._fit(judge, self._theory(shape))
+            return fitted[shape].fit_error
+
+        search_shapes(error, lambda: self.budget.bears(cost))
+        ranked = sorted(fitted, key=lambda shape: fitted[shape].fit_error)
+        trials = list(fitted.values())
+        for shape in _different(ranked, fitted)[: refined_plans(self.calls)]:
+            trials += self._refined(judge, fitted[shape], self._theory(shape))
+        return [*((trial, True) for trial in started), *((trial, False) for trial in trials)]
+
+    def _refined(self, judge: Judge, best: Trial, origin: Walk) -> list[Trial]:
+        """Trials from refining one plan's rows until the trajectories held back gain no more."""
+        trials: list[Trial] = []
+        depth = row_depth(self.calls)
+        for _ in range(_REFINEMENTS):
+            if not self.budget.bears(refinement_calls(self.calls, depth, self.runs.restarts)):
+                break
+            before = best
+            found = refine(best, origin, judge, depth=depth, label="refined together, searched plan")
+            trials += found
+            best = min(found, key=lambda trial: trial.held_error)
+            if best.held_error > 0.95 * before.held_error:
+                break
+        return trials
+
+    def _starts(self) -> list[Walk]:
+        """Uncalibrated candidates, the scheduler's own options first."""
+        own = self.runs.default_walk(self.calls)
+        uniform = [i * self.nodes.count // self.calls for i in range(self.calls)]
+        theory = [theory_walk(self.nodes, uniform, quantity) for quantity in ("velocity", "sample")]
+        walks = [*([] if own is None else [own]), *theory, *stock_walks(self.runs, self.calls)]
+        kept = []
+        for place, walk in enumerate(walks):
+            if place == 0 or self.budget.bears((place + 1) * self.calls):
+                kept.append(walk)
+        return kept
+
+    def _theory(self, shape: Shape) -> Walk:
+        return theory_walk(self.nodes, shaped_steps(self.nodes, self.calls, shape), QUANTITY)
+
+    def _fit(self, judge: Judge, origin: Walk) -> Trial:
+        """The walk with each row fitted along the run itself to the reference at the end of its window."""
+        ends, depth = [*origin.steps[1:], self.nodes.count], row_depth(self.calls)
+        targets = self.known.at([self.nodes.alphas[i] for i in ends], [self.nodes.sigmas[i] for i in ends])[self.fit]
+
+        def choose(call: int, recording: Recording) -> Row:
+            seen = recording.of(self.fit)
+            return fit_row(seen, call, targets[:, call], origin.rows[call], depth=depth, ridge=_RIDGE)
+
+        deep = tuple(
+            shifted(row, torch.zeros(1 + min(depth, call + 1))) for call, row in enumerate(origin.rows)
+        )  # so that a scheduler keeps the outputs that the fit may weight
+        walk, recording = self.runs.fit(replace(origin, rows=deep), choose)
+        return judge.verdict(replace(walk, label="fitted row by row, searched plan"), recording)
+
+    def _check_same_noise(self, trial: Trial) -> None:
+        first, recorded = trial.recording.samples[:, 0], self.known.states[:, 0]
+        if first.shape != recorded.shape or not torch.allclose(first, recorded, rtol=1e-3, atol=1e-3):
+            raise ValueError(
+                f"the reference trajectories {tuple(recorded.shape)} start from other noise than the runs "
+                f"{tuple(first.shape)}; expected the same inputs and seed, and a pipeline that repeats itself. Record "
+                "them again."
+            )

@@ -1,0 +1,163 @@
+"""Calibration of functions: what it finds, what it costs, how it is carried along."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+import torch
+
+from ab_schedulers import ABCacheScheduler, Calibration, calibrate
+from ab_schedulers.bench.metrics import rmse
+from ab_schedulers.calibration import Trajectories, estimated_calls, record
+
+CALLS = 6
+
+
+@pytest.fixture(scope="module", params=["vp", "flow"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def fit(function: Any, noise: torch.Tensor, calls: Any = CALLS, **options: Any) -> Calibration:
+    config = function.subject.scheduler.config
+    return calibrate(function, [calls], inputs=noise, config=config, progress=False, **options)
+
+
+@pytest.mark.slow
+def test_the_error_on_unseen_noise_is_at_most_half_of_the_uncalibrated_one(
+    mixture: Any, noise: Any, walk: Any, kind: str
+) -> None:
+    function = mixture(kind)
+    stock = function.subject.scheduler
+    calibrated = fit(function, noise(48)).scheduler(stock.config)
+    plain = ABCacheScheduler.from_config(stock.config)
+    unseen = noise(200, seed=77)
+    exact = function.subject.converged(unseen, 1000.0 if kind == "flow" else 999.0)
+    errors = [rmse(walk(function, each, unseen, CALLS), exact) for each in (calibrated, plain)]
+    assert "calibrated rows" in calibrated.describe() and "theory rows" in plain.describe()
+    assert errors[0] < 0.5 * errors[1]
+
+
+def test_the_choice_is_no_worse_than_any_candidate_on_the_trajectories_held_back(
+    mixture: Any, noise: Any, kind: str
+) -> None:
+    found = fit(mixture(kind), noise(16)).report["errors"][str(CALLS)]
+    candidates = found["candidates"]
+    assert {each["start"] for each in candidates} == {True, False}
+    assert found["held_back"] == min(each["held_back"] for each in candidates)
+    assert candidates[0]["label"] == "default options" and candidates[0]["start"]
+    if kind == "vp":
+        assert any(each["label"].startswith("stock UniPC") for each in candidates)
+
+
+def test_no_more_model_calls_are_made_than_estimated_and_reported(mixture: Any, noise: Any) -> None:
+    function = mixture("flow")
+    found = fit(function, noise(16))
+    reference = record(function, inputs=noise(16), config=function.subject.scheduler.config, progress=False)
+    assert found.report["model_calls"] + reference.states.shape[1] - 1 == function.calls
+    assert found.report["model_calls"] <= 135 + estimated_calls(CALLS, restarts=True, passes=1)
+
+
+def test_a_budget_is_kept_and_still_leaves_the_best_start(mixture: Any, noise: Any) -> None:
+    function = mixture("vp")
+    for budget in (135 + CALLS, 135 + 60):
+        function.calls = 0
+        found = fit(function, noise(16), max_model_calls=budget)
+        assert function.calls <= budget and str(CALLS) in found.entries
+
+
+def test_a_budget_below_one_reference_run_is_refused_before_any_call(mixture: Any, noise: Any) -> None:
+    function = mixture("vp")
+    with pytest.raises(ValueError, match=r"max_model_calls`=100 is too small.* take 141 model calls"):
+        fit(function, noise(16), max_model_calls=100)
+    assert function.calls == 0
+
+
+def test_saved_trajectories_spare_the_reference_and_give_the_same_fit(mixture: Any, noise: Any, tmp_path: Any) -> None:
+    function = mixture("vp")
+    config = function.subject.scheduler.config
+    record(function, inputs=noise(16), config=config, progress=False).save(tmp_path / "seen" / "t.safetensors")
+    function.calls = 0
+    again = fit(function, noise(16), trajectories=Trajectories.load(tmp_path / "seen" / "t.safetensors"))
+    without = function.calls
+    assert fit(function, noise(16)).entries == again.entries
+    assert function.calls - without == without + 135
+
+
+def test_trajectories_of_other_noise_are_refused(mixture: Any, noise: Any) -> None:
+    function = mixture("vp")
+    known = record(function, inputs=noise(16), config=function.subject.scheduler.config, progress=False)
+    with pytest.raises(ValueError, match="start from other noise"):
+        fit(function, noise(16, seed=6), trajectories=known)
+
+
+def test_the_reference_is_close_to_the_exact_trajectories(mixture: Any, noise: Any, kind: str) -> None:
+    function = mixture(kind)
+    known = record(function, inputs=noise(32), config=function.subject.scheduler.config, progress=False)
+    exact = function.subject.converged(noise(32), 1000.0 if kind == "flow" else 999.0)
+    assert rmse(known.final, exact.float()) < 5e-3
+
+
+def test_a_calibration_travels_with_the_scheduler(
+    mixture: Any, noise: Any, walk: Any, kind: str, tmp_path: Any
+) -> None:
+    function = mixture(kind)
+    found = fit(function, noise(16), calls=4)
+    scheduler = found.scheduler(function.subject.scheduler.config)
+    scheduler.save_pretrained(tmp_path)
+    again = type(scheduler).from_pretrained(tmp_path)
+    found.save(tmp_path / "calibration.json")
+    loaded = Calibration.load(tmp_path / "calibration.json")
+    assert loaded.entries == found.entries and loaded.report == found.report
+    start = noise(3, seed=9)
+    ends = [
+        walk(function, each, start, 4)
+        for each in (scheduler, again, loaded.scheduler(function.subject.scheduler.config))
+    ]
+    assert torch.equal(ends[0], ends[1]) and torch.equal(ends[0], ends[2])
+    assert "calibrated rows" in again.describe()
+
+
+def test_calibrations_of_several_fits_are_kept_together(mixture: Any, noise: Any) -> None:
+    function = mixture("vp")
+    config = function.subject.scheduler.config
+    first = fit(function, noise(8), calls=3, max_model_calls=138).scheduler(config)
+    both = fit(function, noise(8), calls=4, max_model_calls=139).scheduler(first.config)
+    assert set(both.config.calibrations) == {"3", "4"}
+
+
+def test_the_report_says_how_it_was_found(mixture: Any, noise: Any) -> None:
+    report = fit(mixture("vp"), noise(16), max_model_calls=141).report
+    assert report["trajectories"] == 16 and report["held_back"] == 4 and report["model"] == "Counting"
+    assert {"ab_schedulers", "diffusers", "torch", "python"} == set(report["versions"])
+
+
+def test_few_trajectories_are_warned_of(mixture: Any, noise: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="ab_schedulers"):
+        fit(mixture("vp"), noise(4), max_model_calls=141)
+    assert any("4 trajectories are few" in record.getMessage() for record in caplog.records)
+
+
+def test_a_run_on_another_shift_falls_back_to_theory_rows_with_one_warning(
+    mixture: Any, noise: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    function = mixture("flow")
+    found = fit(function, noise(8), calls=4, max_model_calls=139)
+    other = found.scheduler(function.subject.scheduler.config, shift=3.0)
+    with caplog.at_level(logging.WARNING, logger="ab_schedulers"):
+        other.set_timesteps(sigmas=[1, 0.75, 0.5, 0.25])
+        other.set_timesteps(sigmas=[1, 0.75, 0.5, 0.25])
+    assert "theory rows" in other.describe()
+    assert sum("another grid" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_sigmas_that_are_not_the_pipelines_own_fall_back_to_theory_rows(mixture: Any, noise: Any) -> None:
+    function = mixture("flow")
+    scheduler = fit(function, noise(16), calls=4).scheduler(function.subject.scheduler.config)
+    scheduler.set_timesteps(sigmas=[1, 0.75, 0.5, 0.25])
+    assert "calibrated rows" in scheduler.describe()
+    scheduler.set_timesteps(sigmas=[1, 0.7, 0.4, 0.2])
+    assert "theory rows" in scheduler.describe()
+    assert scheduler.timesteps.tolist() == pytest.approx([1000, 700, 400, 200])
