@@ -152,7 +152,9 @@ def test_theory_is_a_part_of_the_package_in_an_editable_installation() -> None:
 
 
 def test_the_public_names_are_these() -> None:
-    assert sorted(ab_schedulers.__all__) == sorted([*SCHEDULERS, *CACHING, "CachePlan", "__version__"])
+    assert sorted(ab_schedulers.__all__) == sorted(
+        [*SCHEDULERS, *CACHING, "CachePlan", "Calibration", "calibrate", "__version__"]
+    )
     assert all(hasattr(ab_schedulers, name) for name in ab_schedulers.__all__)
 
 

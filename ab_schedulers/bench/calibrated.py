@@ -125,7 +125,8 @@ def calibration(
     rows = []
     for name in models:
         model = load(name)
-        stock = best(run_solvers(model, calls, sets, samples, search_samples, results))
+        _, finalists = run_solvers(model, calls, sets, samples, search_samples, results)
+        stock = best(finalists)
         trial, note = prepare(model, sets, samples, out / "references")
         for count in calls:
             found, seconds = _calibrated(model, trajectories, count, out / "calibrations")

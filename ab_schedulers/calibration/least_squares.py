@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ab_schedulers.numerics import Row
+from ab_schedulers.numerics.ridge import ridge_solution
 
 from .recordings import Recording
 
@@ -26,8 +27,7 @@ def ridge_solve(features: torch.Tensor, target: torch.Tensor, ridge: float) -> t
     gram = _inner(features, features)
     penalty = ridge * gram.diagonal().mean().clamp_min(torch.finfo(gram.dtype).tiny)
     right = _inner(features, target[None])[:, 0]
-    solution: torch.Tensor = torch.linalg.solve(gram + penalty * torch.eye(len(gram), dtype=gram.dtype), right)
-    return solution
+    return torch.tensor(ridge_solution(gram.tolist(), right.tolist(), float(penalty)), dtype=torch.float64)
 
 
 def fit_row(recording: Recording, call: int, target: torch.Tensor, row: Row, *, depth: int, ridge: float) -> Row:

@@ -190,3 +190,36 @@ def test_module_runs_as_the_command() -> None:
     command = [sys.executable, "-m", "ab_schedulers", "plan", "--calls", "2"]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     assert run.stdout.splitlines()[1].strip() == "0  #..#.."
+
+
+@pytest.mark.slow
+def test_calibrate_writes_a_calibration_and_keeps_its_references(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ab_schedulers import Calibration
+    from ab_schedulers.calibration import Trajectories
+
+    out, kept = tmp_path / "c.json", tmp_path / "t.safetensors"
+    command = ["calibrate", "dit-flow", "--calls", "3", "--trajectories", "4", "--max-model-calls", "150"]
+    assert main([*command, "--references", str(kept), "--out", str(out)]) == 0
+    assert "3 calls: RMSE" in capsys.readouterr().out
+    assert set(Calibration.load(out).entries) == {"3"} and Trajectories.load(kept).count == 4
+    assert main([*command, "--references", str(kept), "--out", str(out)]) == 0
+    assert Calibration.load(out).report["model_calls"] <= 150
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["calibrate", "no-such-model"], "neither a bundled model"),
+        (["calibrate", "dit-flow", "--calls", "1"], "from 2 to 100"),
+        (["calibrate", "dit-flow", "--max-model-calls", "10"], "too small"),
+        (["calibrate", "dit-flow", "--trajectories", "1"], "at least two trajectories"),
+    ],
+)
+def test_calibrate_says_what_is_wrong_before_any_work(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, "--out", str(tmp_path / "c.json")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "c.json").exists()

@@ -86,10 +86,14 @@ def test_a_gauss_newton_step_without_damping_solves_a_linear_problem(recording: 
     generator = torch.Generator().manual_seed(4)
     jacobian = torch.randn(len(directions), 200, generator=generator, dtype=torch.float64)
     planted = torch.randn(len(directions), generator=generator, dtype=torch.float64)
-    step = gauss_newton_step(jacobian, planted @ jacobian, directions, torch.zeros(3, 4), ridge=0.0, damping=0.0)
+    step = gauss_newton_step(
+        jacobian, planted @ jacobian, directions, torch.zeros(3, 4, dtype=torch.float64), ridge=0.0, damping=0.0
+    )
     assert torch.allclose(step, planted)
     changed = row_changes(moved(ROWS, directions, planted), ROWS, 3)
-    again = gauss_newton_step(jacobian, torch.zeros(200), directions, changed, ridge=1e9, damping=0.0)
+    again = gauss_newton_step(
+        jacobian, torch.zeros(200, dtype=torch.float64), directions, changed, ridge=1e9, damping=0.0
+    )
     assert torch.allclose(again, -planted, atol=1e-4)  # a strong ridge undoes what was changed
 
 
@@ -97,7 +101,11 @@ def test_damping_shortens_the_step(recording: Recording) -> None:
     directions = row_directions(recording, 3)
     jacobian = torch.randn(len(directions), 200, generator=torch.Generator().manual_seed(4))
     lengths = [
-        float(gauss_newton_step(jacobian, jacobian[0], directions, torch.zeros(3, 4), ridge=0.0, damping=mu).norm())
+        float(
+            gauss_newton_step(
+                jacobian, jacobian[0], directions, torch.zeros(3, 4, dtype=torch.float64), ridge=0.0, damping=mu
+            ).norm()
+        )
         for mu in (0.0, 1.0, 10.0)
     ]
     assert lengths[0] > lengths[1] > lengths[2] > 0
