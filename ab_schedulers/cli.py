@@ -381,6 +381,10 @@ def _ablation(arguments: argparse.Namespace) -> str:
         samples=arguments.samples,
         batch=arguments.batch,
         data=_data(arguments),
+        out=arguments.out,
+    )
+
+
 def _add_calibration(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("calibration", help="calibrated schedulers against the best stock solver")
     _add_models(parser)
