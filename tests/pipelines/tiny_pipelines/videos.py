@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import diffusers
+import torch
 from diffusers import CogVideoXDDIMScheduler, DDIMScheduler, EulerAncestralDiscreteScheduler, UniPCMultistepScheduler
 
 from .case import Case, embedding, flow, generators, names, seeded, trained_betas
@@ -268,21 +269,42 @@ def sana_video_prompt(seeds: Sequence[int], size: int) -> dict[str, Any]:
     return {**arguments, "negative_prompt": None, "use_resolution_binning": False}
 
 
-def mochi() -> Mapping[str, Any]:
-    """One block."""
+def kandinsky5() -> Mapping[str, Any]:
+    """One text block and one visual block."""
     return {
         "transformer": seeded(
-            diffusers.MochiTransformer3DModel,
-            num_attention_heads=2,
-            attention_head_dim=8,
-            num_layers=2,
-            pooled_projection_dim=TEXT,
-            in_channels=4,
-            text_embed_dim=TEXT,
-            time_embed_dim=8,
-            max_sequence_length=5,
+            diffusers.Kandinsky5Transformer3DModel,
+            in_visual_dim=4,
+            in_text_dim=TEXT,
+            in_text_dim2=TEXT,
+            time_dim=8,
+            out_visual_dim=4,
+            model_dim=16,
+            ff_dim=16,
+            num_text_blocks=1,
+            num_visual_blocks=1,
+            axes_dims=(4, 2, 2),
         ),
-        **names("vae", "text_encoder", "tokenizer"),
+        **names("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"),
+    }
+
+
+def kandinsky5_prompt(seeds: Sequence[int], size: int) -> dict[str, Any]:
+    """Embeddings of two encoders, with the ends of the prompts in the first."""
+    zeros = [0] * len(seeds)
+    ends = torch.arange(len(seeds) + 1) * 5
+    return {
+        "prompt_embeds_qwen": embedding("text", seeds, 5, TEXT),
+        "negative_prompt_embeds_qwen": embedding("negative", zeros, 5, TEXT),
+        "prompt_embeds_clip": embedding("pooled", seeds, TEXT),
+        "negative_prompt_embeds_clip": embedding("negative pooled", zeros, TEXT),
+        "prompt_cu_seqlens": ends,
+        "negative_prompt_cu_seqlens": ends,
+        "height": size,
+        "width": size,
+        "num_frames": FRAMES,
+        "generator": generators(seeds),
+        "output_type": "latent",
     }
 
 
@@ -326,6 +348,13 @@ CASES = [
         components=sana_video,
         scheduler=flow(shift=8.0),
         arguments=sana_video_prompt,
+        sizes=(32, 64),
+    ),
+    Case(
+        pipeline="Kandinsky5T2VPipeline",
+        components=kandinsky5,
+        scheduler=flow(shift=5.0),
+        arguments=kandinsky5_prompt,
         sizes=(32, 64),
     ),
 ]
