@@ -246,11 +246,13 @@ def bisected(at: Callable[[float], CachedRun], calls: int) -> CachedRun:
 
 def set_context(model: Any) -> object:
     """Name the one call that a step makes, which diffusers' pipelines do for models that are ready for caches."""
-    from diffusers.hooks import HookRegistry
-    from diffusers.hooks.hooks import CacheContext, _set_cache_context
+    from diffusers.hooks import HookRegistry, hooks
 
-    HookRegistry.check_if_exists_or_initialize(model).invalidate_child_registries_cache()
-    return _set_cache_context(model, CacheContext(name="both"))
+    registry = HookRegistry.check_if_exists_or_initialize(model)
+    if not hasattr(hooks, "CacheContext"):  # older diffusers names the context alone
+        return registry._set_context("both")
+    registry.invalidate_child_registries_cache()
+    return hooks._set_cache_context(model, hooks.CacheContext(name="both"))
 
 
 def cache_methods(ratios: Mapping[str, list[float]]) -> list[CacheMethod]:
