@@ -47,11 +47,12 @@ def compared_methods() -> list[Method]:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Contender:
-    """A scheduler, and the number that its `set_timesteps` gets."""
+    """A scheduler, the number that its `set_timesteps` gets, and what else it gets."""
 
     label: str
     scheduler: Any
     num_inference_steps: int
+    grid: Mapping[str, Any] = field(default_factory=dict)
 
 
 def cached(stock: Any, method: Method, calls: int, interval: int) -> Contender:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ab_schedulers.bench.extras import import_extra
 from ab_schedulers.bench.methods import DEFAULTS, Contender, Method, cached
 from ab_schedulers.bench.metrics import rmse
 from ab_schedulers.bench.peers import FLOW_SHIFTS, peers
+from ab_schedulers.bench.placed import placed
 from ab_schedulers.bench.references import reference, reference_calls
 from ab_schedulers.bench.sampling import sample, seeded_noise
 from ab_schedulers.bench.solver_plots import write_diagrams
@@ -94,7 +96,8 @@ def competitors(stock: Any) -> list[Competitor]:
             group=STOCK, solver=peer.solver, setting=peer.setting, make=lambda calls: peer.contender(stock, calls)
         )
 
-    return [*map(stock_one, peers(stock)), *own_competitors(stock, DEFAULTS)]
+    apart = Competitor(group=OWN, solver="placed calls", setting="one grid", make=partial(placed, stock))
+    return [*map(stock_one, peers(stock)), *own_competitors(stock, DEFAULTS), apart]
 
 
 def own_competitors(stock: Any, method: Method) -> list[Competitor]:
@@ -134,7 +137,8 @@ def measure(trial: Trial, competitor: Competitor, calls: int, known: Mapping[Any
         entry = Entry(**blank, fingerprint=mark)
         if entry.key in known:
             return known[entry.key]
-        run = sample(trial.subject, contender.scheduler, contender.num_inference_steps, trial.noise, trial.labels)
+        steps = contender.num_inference_steps
+        run = sample(trial.subject, contender.scheduler, steps, trial.noise, trial.labels, **contender.grid)
     except (ValueError, ImportError) as error:
         return Entry(**blank, fingerprint=trial.mark, refused=f"{type(error).__name__}: {error}")
     errors = trial.errors(run.images)
@@ -155,7 +159,7 @@ def _identity(contender: Contender) -> dict[str, Any]:
     scheduler = contender.scheduler
     options = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
     named = {key: getattr(value, "__qualname__", value) for key, value in options.items()}
-    return {"class": type(scheduler).__name__, "steps": contender.num_inference_steps, **named}
+    return {"class": type(scheduler).__name__, "steps": contender.num_inference_steps, **contender.grid, **named}
 
 
 def run_solvers(

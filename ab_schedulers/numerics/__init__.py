@@ -16,6 +16,7 @@ from .error_bounds import gronwall_bound, prediction_error_bound, window_output_
 from .folding import BaseGrid, Row, fold
 from .interpolation import Number, binomial_weights, check_nodes, lagrange_integral_weights, lagrange_weights
 from .noise_scales import correlated_variance, published_noise_scale
+from .placement import flow_sigmas, noise_ratios, place_calls
 from .plans import CachePlan
 from .ridge import ridge_solution
 
@@ -39,12 +40,15 @@ __all__ = [
     "dpmsolver_step",
     "embedded_difference",
     "embedded_weights",
+    "flow_sigmas",
     "fold",
     "gronwall_bound",
     "interpolation_error_constant",
     "lagrange_integral_weights",
     "lagrange_weights",
     "noise_gain",
+    "noise_ratios",
+    "place_calls",
     "prediction_error_bound",
     "published_noise_scale",
     "quantity_map",
