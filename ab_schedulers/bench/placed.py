@@ -9,7 +9,7 @@ from ab_schedulers.bench.methods import Contender
 from ab_schedulers.numerics import flow_sigmas, place_calls
 from ab_schedulers.schedulers import ABCacheScheduler
 
-SHIFT, POWER = 1.25, 1.25
+SHIFT, POWER = 1.0, 1.25
 _BASE_STEPS = 500
 _INTERVAL = 10
 _SAMPLE: Mapping[str, Any] = {"cache_quantity": "sample", "cache_order": 2, "cache_corrector": 3}

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ab_schedulers.bench.extras import import_extra
-from ab_schedulers.bench.solver_results import OWN, Entry
+from ab_schedulers.bench.solver_results import OWN, STOCK, Entry, best
 
 Point = tuple[float, float]
 _STOCK_COLORS = ("#4c72b0", "#8172b3", "#64b5cd", "#937860", "#55a868", "#8c8c8c")
 _OWN_COLORS = ("#c44e52", "#dd8452", "#da8bc3", "#ccb974")
-_SHOWN = 6
 
 
 def pareto_front(points: Iterable[Point]) -> list[Point]:
@@ -30,13 +29,14 @@ def milliseconds(entry: Entry, model_ms: float) -> float:
     return entry.model_calls * (model_ms + entry.scheduler_ms)
 
 
-def write_diagrams(path: Path, entries: Sequence[Entry], batch: int) -> None:
+def write_diagrams(path: Path, search: Sequence[Entry], entries: Sequence[Entry], batch: int) -> None:
     """Three panels for one subject: error against calls, against time, and all settings with the two fronts.
 
     Args:
         path: PNG file to write.
-        entries: finalists of one subject.
-        batch: trajectories per model call, to give the time per trajectory.
+        search: all methods on few trajectories, for the thin lines of the leading stock solvers.
+        entries: finalists.
+        batch: trajectories per model call of the finalists, to give the time per trajectory.
     """
     figures = import_extra("matplotlib.figure", "writing pictures")
     finite = [entry for entry in entries if math.isfinite(entry.error)]
@@ -44,9 +44,10 @@ def write_diagrams(path: Path, entries: Sequence[Entry], batch: int) -> None:
     model_ms = times[len(times) // 2]
     figure = figures.Figure(figsize=(16, 5.4), dpi=130, layout="constrained")
     by_calls, by_time, every = figure.subplots(1, 3, sharey=True)
+    for label, color, line in _stock_lines(search):
+        by_calls.plot([entry.model_calls for entry in line], [e.error for e in line], color=color, lw=1, label=label)
     for label, color, line in _lines(finite):
-        own = line[0].group == OWN
-        style = {"color": color, "linewidth": 2.4 if own else 1.3, "marker": "o", "markersize": 5 if own else 3.5}
+        style = {"color": color, "linewidth": 2.4, "marker": "o", "markersize": 4}
         errors, spreads = [entry.error for entry in line], [entry.spread for entry in line]
         by_calls.errorbar([entry.model_calls for entry in line], errors, yerr=spreads, label=label, **style)
         by_time.plot([milliseconds(entry, model_ms) / batch for entry in line], errors, **style)
@@ -68,19 +69,28 @@ def write_diagrams(path: Path, entries: Sequence[Entry], batch: int) -> None:
 
 
 def _lines(entries: Sequence[Entry]) -> list[tuple[str, str, list[Entry]]]:
-    """Label, colour and entries by rising calls: the leading stock solvers and all of ours, each at its best."""
-    at_best: dict[tuple[str, str], dict[int, Entry]] = {}
+    """Label, colour and entries by rising calls: the best stock setting of each number of calls, and all of ours."""
+    cells = best(entries)
+    stock = ("best stock", "black", [cells[cell][0] for cell in sorted(cells)])
+    own = _at_best([entry for entry in entries if entry.group == OWN])
+    return [stock, *[(f"{name} (ours)", color, line) for (name, line), color in zip(own, _OWN_COLORS, strict=False)]]
+
+
+def _stock_lines(entries: Sequence[Entry]) -> list[tuple[str, str, list[Entry]]]:
+    stock = _at_best([entry for entry in entries if entry.group == STOCK])
+    return [(name, color, line) for (name, line), color in zip(stock, _STOCK_COLORS, strict=False)]
+
+
+def _at_best(entries: Sequence[Entry]) -> list[tuple[str, list[Entry]]]:
+    """Every solver at its best setting for each number of calls, the most accurate solver first."""
+    rows: dict[str, dict[int, Entry]] = {}
     for entry in entries:
-        row = at_best.setdefault((entry.group, entry.solver), {})
-        if entry.calls not in row or entry.error < row[entry.calls].error:
+        row = rows.setdefault(entry.solver, {})
+        if math.isfinite(entry.error) and (entry.calls not in row or entry.error < row[entry.calls].error):
             row[entry.calls] = entry
     counts = {entry.calls for entry in entries}
-    complete = {key: [row[count] for count in sorted(row)] for key, row in at_best.items() if set(row) == counts}
-    ordered = sorted(complete, key=lambda key: sum(math.log(entry.error) for entry in complete[key]))
-    stock = [key for key in ordered if key[0] != OWN][:_SHOWN]
-    own = [key for key in ordered if key[0] == OWN][: len(_OWN_COLORS)]
-    colors = [*zip(stock, _STOCK_COLORS, strict=False), *zip(own, _OWN_COLORS, strict=False)]
-    return [(f"{key[1]} ({key[0]})", color, complete[key]) for key, color in colors]
+    complete = {name: [row[count] for count in sorted(row)] for name, row in rows.items() if set(row) == counts}
+    return sorted(complete.items(), key=lambda item: sum(math.log(entry.error) for entry in item[1]))
 
 
 def _dress(axes: Any, label: str, ticks: Sequence[int] | None) -> None:

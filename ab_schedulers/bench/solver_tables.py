@@ -31,7 +31,7 @@ def summary(entries: Sequence[Entry]) -> str:
     """Per number of calls the best stock solver and the best of ours, with the ratio of their errors."""
     rows = []
     own = best(entries, OWN)
-    for cell, (stock,) in best(entries, STOCK).items():
+    for cell, (stock,) in sorted(best(entries, STOCK).items(), key=lambda item: item[0]):
         ours = own[cell][0] if cell in own else None
         found = ["", "", ""] if ours is None else [_label(ours), _number(ours), _ratio(ours, stock)]
         rows.append([str(cell[1]), _label(stock), _number(stock), *found])
@@ -40,7 +40,7 @@ def summary(entries: Sequence[Entry]) -> str:
 
 def by_solver(entries: Sequence[Entry], with_spread: bool = False) -> str:
     """Smallest error of every solver over its settings, solvers in the order of their geometric mean."""
-    calls = list(dict.fromkeys(entry.calls for entry in entries))
+    calls = sorted({entry.calls for entry in entries})
     cells: dict[tuple[str, str], dict[int, Entry]] = {}
     for entry in entries:
         row = cells.setdefault((entry.group, entry.solver), {})

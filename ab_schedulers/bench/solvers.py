@@ -139,7 +139,7 @@ def measure(trial: Trial, competitor: Competitor, calls: int, known: Mapping[Any
             return known[entry.key]
         steps = contender.num_inference_steps
         run = sample(trial.subject, contender.scheduler, steps, trial.noise, trial.labels, **contender.grid)
-    except (ValueError, ImportError) as error:
+    except Exception as error:  # whatever a peer raises is its result
         return Entry(**blank, fingerprint=trial.mark, refused=f"{type(error).__name__}: {error}")
     errors = trial.errors(run.images)
     return Entry(
@@ -226,7 +226,7 @@ def solvers(
     for subject in chosen:
         search, last = run_solvers(subject, calls, sets, samples, search_samples, results)
         parts.append(report(search, last, results.references[subject.name]))
-        write_diagrams(out / f"solvers_{subject.name}.png", last, sets * samples)
+        write_diagrams(out / f"solvers_{subject.name}.png", search, last, sets * samples)
     text = "\n\n".join(parts)
     (out / "solvers.md").write_text(text + "\n", encoding="utf-8")
     return f"{text}\n\nResults: {results.path}"
