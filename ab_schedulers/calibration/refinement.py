@@ -74,6 +74,8 @@ def refine(trial: Trial, origin: Walk, judge: Judge, *, depth: int, label: str) 
     """
     directions = row_directions(trial.recording.of(judge.fit), depth)
     jacobian = torch.stack(list(_derivatives(trial, directions, judge)))
+    weights = trajectory_weights(jacobian, int(judge.fit.sum()))
+    weighted = jacobian * weights
     trials = []
     for ridge in _RIDGES:
         best = trial
@@ -81,8 +83,8 @@ def refine(trial: Trial, origin: Walk, judge: Judge, *, depth: int, label: str) 
             found = None
             for damping in _DAMPINGS:
                 step = gauss_newton_step(
-                    jacobian,
-                    (judge.final - best.recording.final)[judge.fit].flatten(),
+                    weighted,
+                    (judge.final - best.recording.final)[judge.fit].flatten() * weights,
                     directions,
                     row_changes(best.walk.rows, origin.rows, depth),
                     ridge=ridge,
@@ -96,6 +98,24 @@ def refine(trial: Trial, origin: Walk, judge: Judge, *, depth: int, label: str) 
                 break
             best = found
     return trials
+
+
+def trajectory_weights(jacobian: torch.Tensor, trajectories: int) -> torch.Tensor:
+    """Weights that keep the most sensitive trajectories from ruling the fit, one per value.
+
+    Near a fork between two pictures a trajectory answers to the rows many times more strongly than others, and no rows
+    suit all such trajectories. Those that answer more strongly than the median are scaled down to it.
+
+    Args:
+        jacobian: Derivative of the final samples, (directions, trajectories × values).
+        trajectories: How many there are.
+
+    Returns:
+        (trajectories × values,), at most 1.
+    """
+    answers = jacobian.view(len(jacobian), trajectories, -1).double().square().sum(dim=(0, 2)).sqrt()
+    weights = (answers.median() / answers.clamp_min(torch.finfo(answers.dtype).tiny)).clamp(max=1)
+    return weights.to(jacobian.dtype).repeat_interleave(jacobian.shape[1] // trajectories)
 
 
 def refinement_calls(num_calls: int, depth: int, restarts: bool) -> int:
