@@ -22,8 +22,8 @@ from .walks import Walk
 
 _STEP = 5e-3  # of a finite difference, in root mean square of the next sample
 _STEPS = 2
-_DAMPINGS = (1e-3, 3e-2)
-_RIDGES = (1e-6, 1e-5, 1e-4)
+_DAMPINGS = (1e-3, 0.1, 1.0)
+_RIDGE = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -69,32 +69,28 @@ def refine(trial: Trial, origin: Walk, judge: Judge, *, depth: int, label: str) 
     """One Jacobian by finite differences, and damped Gauss-Newton steps with it; all trials made, in turn.
 
     Every row's weights are moved at once, so that early rows may err where later ones, or the model itself, undo it.
-    With each strength of the pull toward ``origin`` two steps are made, the second with the same Jacobian at the new
-    place: few trajectories need a strong pull, many a weak one, and the trajectories held back tell.
+    With each damping two steps are made, the second with the same Jacobian at the new place. Damping is what keeps a
+    fit to few trajectories from describing them alone; how much is needed, the trajectories held back tell.
     """
     directions = row_directions(trial.recording.of(judge.fit), depth)
     jacobian = torch.stack(list(_derivatives(trial, directions, judge)))
     weights = trajectory_weights(jacobian, int(judge.fit.sum()))
     weighted = jacobian * weights
     trials = []
-    for ridge in _RIDGES:
+    for damping in _DAMPINGS:
         best = trial
         for _ in range(_STEPS):
-            found = None
-            for damping in _DAMPINGS:
-                step = gauss_newton_step(
-                    weighted,
-                    (judge.final - best.recording.final)[judge.fit].flatten() * weights,
-                    directions,
-                    row_changes(best.walk.rows, origin.rows, depth),
-                    ridge=ridge,
-                    damping=damping,
-                )
-                found = judge(replace(best.walk, label=label, rows=moved(best.walk.rows, directions, step)))
-                trials.append(found)
-                if found.fit_error < best.fit_error:
-                    break
-            if found is None or found.fit_error > 0.98 * best.fit_error:
+            step = gauss_newton_step(
+                weighted,
+                (judge.final - best.recording.final)[judge.fit].flatten() * weights,
+                directions,
+                row_changes(best.walk.rows, origin.rows, depth),
+                ridge=_RIDGE,
+                damping=damping,
+            )
+            found = judge(replace(best.walk, label=label, rows=moved(best.walk.rows, directions, step)))
+            trials.append(found)
+            if found.fit_error > 0.98 * best.fit_error:
                 break
             best = found
     return trials
@@ -124,7 +120,7 @@ def refinement_calls(num_calls: int, depth: int, restarts: bool) -> int:
         jacobian = num_calls + sum((1 + min(depth, call + 1)) * (num_calls - call - 1) for call in range(num_calls))
     else:
         jacobian = num_calls * number_of_directions(num_calls, depth)
-    return jacobian + len(_RIDGES) * _STEPS * len(_DAMPINGS) * num_calls
+    return jacobian + _STEPS * len(_DAMPINGS) * num_calls
 
 
 def _derivatives(trial: Trial, directions: list[Direction], judge: Judge) -> Iterator[torch.Tensor]:
