@@ -234,7 +234,7 @@ def exposure(*, models: Sequence[str], samples: int, steps: int = 50, interval: 
     (out / "exposure.md").write_text("\n\n".join(tables) + "\n", encoding="utf-8")
     write_curves(
         out / "exposure.png",
-        f"Exposure bias: {samples} trajectories of {steps} steps, cached = every {interval}. step computed",
+        f"Exposure bias: {samples} trajectories of {steps} steps, cached = one step of {interval} computed",
         [
             (
                 result.label,

@@ -126,7 +126,7 @@ def write_curves(
         x_label: label below the last row.
     """
     panels = len(rows[0][1])
-    cell_width, cell_height, header, footer, margin = 3.6, 1.9, 0.75, 0.5, 0.65
+    cell_width, cell_height, header, footer, margin = 3.6, 1.9, 0.35, 0.25, 0.65
     width, height = margin + cell_width * panels, header + cell_height * len(rows) + footer
     figure = _figure(width, height)
     figure.text(0.1 / width, 1 - 0.1 / height, title, fontsize=10, weight="bold", va="top")
