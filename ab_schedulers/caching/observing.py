@@ -38,6 +38,10 @@ class ContextName(StateManager):  # type: ignore[misc]  # diffusers finds it by 
         name: str | None = getattr(self._context, "name", self._context)
         return name
 
+    def set_context(self, context: Any) -> None:
+        """Enter or, with None, leave a context: a name in older diffusers, an object with a name in newer ones."""
+        self._context = context
+
     def reset(self, *args: Any, **kwargs: Any) -> None:
         """Leave the context."""
         self._context = None
