@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ab_schedulers.bench.extras import import_extra
-from ab_schedulers.bench.methods import Contender, Method, base, cached, compared_methods
+from ab_schedulers.bench.methods import DEFAULTS, REUSE, Contender, Method, base, cached, compared_methods
 from ab_schedulers.bench.metrics import class_accuracy, rmse
 from ab_schedulers.bench.pictures import write_image_grid, write_plan_raster
 from ab_schedulers.bench.sampling import sample, seeded_noise, start_grid
@@ -20,6 +20,7 @@ from ab_schedulers.models import load, load_classifier
 
 _BATCH = 16
 _AMPLIFIED = 8
+_OVERVIEW_COLUMNS = 6
 _HEADERS = ("model", "method", "calls", "speed", "RMSE to base", "class accuracy")
 
 
@@ -113,7 +114,33 @@ def run_demo(
             finished = compare(subject, rows, samples, seed, classifier, progress)
             results += finished
             _write_pictures(out, subject, finished, rows)
+    _write_overview(out, results)
     return results
+
+
+def _write_overview(out: Path, results: Sequence[DemoRow]) -> None:
+    """The base, plain reuse and the defaults of every model on one picture, each with its difference to the base."""
+    rows: list[tuple[str, torch.Tensor]] = []
+    for model in dict.fromkeys(result.model for result in results):
+        of_model = [result for result in results if result.model == model]
+        pictures = of_model[0].images[:_OVERVIEW_COLUMNS]
+        rows.append((f"{model}\n{of_model[0].model_calls} calls", _side_by_side(pictures, pictures)))
+        for result in of_model:
+            if result.method in (REUSE.label, DEFAULTS.label):
+                label = f"{result.method}\n{result.model_calls} calls"
+                rows.append((label, _side_by_side(result.images[:_OVERVIEW_COLUMNS], pictures)))
+    columns = len(rows[0][1])
+    names = ["" for _ in range(columns)]
+    names[0], names[columns // 2] = "samples", f"difference, {_AMPLIFIED} times"
+    write_image_grid(out / "overview.png", "Same noise, a third of the model calls", rows, names)
+
+
+def _side_by_side(images: torch.Tensor, base_images: torch.Tensor) -> torch.Tensor:
+    return torch.cat([images, _difference(images, base_images)])
+
+
+def _difference(images: torch.Tensor, base_images: torch.Tensor) -> torch.Tensor:
+    return _AMPLIFIED * (images - base_images).abs() - 1
 
 
 def _write_pictures(out: Path, subject: Any, finished: Sequence[DemoRow], rows: Sequence[Contender]) -> None:
@@ -121,7 +148,7 @@ def _write_pictures(out: Path, subject: Any, finished: Sequence[DemoRow], rows: 
     labelled = [(f"{row.method}\n{row.model_calls} calls", row.images[:shown]) for row in finished]
     names = [str(name) for name in subject.class_names[:shown]]
     write_image_grid(out / f"{subject.name}.png", f"{subject.name}: same noise, one class per column", labelled, names)
-    differences = [(label, _AMPLIFIED * (images - labelled[0][1]).abs() - 1) for label, images in labelled[1:]]
+    differences = [(label, _difference(images, labelled[0][1])) for label, images in labelled[1:]]
     title = f"{subject.name}: difference to the base, {_AMPLIFIED} times (black: none)"
     write_image_grid(out / f"{subject.name}_differences.png", title, differences, names)
     cached = [(row.label, raster_codes(row.scheduler, row.num_inference_steps)) for row in (rows[0], *rows[2:])]

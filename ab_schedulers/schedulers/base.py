@@ -433,7 +433,7 @@ class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
     @property
     def history(self) -> tuple[torch.Tensor, ...]:
         """The cached outputs, newest first."""
-        return () if self._run is None else tuple(self._run.history)
+        return () if self._run is None else tuple(output.value() for output in self._run.history)
 
     @property
     def error_estimates(self) -> tuple[float | None, ...]:

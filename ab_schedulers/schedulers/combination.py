@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scaled:
+    """A tensor up to a factor, ``factor * tensor``: the factor joins the weights of a row and costs no pass."""
+
+    factor: float
+    tensor: torch.Tensor
+
+    def value(self) -> torch.Tensor:
+        """The product; the tensor itself where the factor is 1."""
+        return self.tensor if self.factor == 1 else self.tensor * self.factor
+
+
 def weighted_sum(
-    weight: float, first: torch.Tensor, terms: Iterable[tuple[float, torch.Tensor]], *, overwrite: bool = False
+    weight: float, first: torch.Tensor, terms: Iterable[tuple[float, Scaled]], *, overwrite: bool = False
 ) -> torch.Tensor:
-    """``weight * first + sum_j w_j tensor_j`` in the dtype of ``first`` (float32 or better).
+    """``weight * first + sum_j w_j value_j`` in the dtype of ``first`` (float32 or better).
 
     The result is a new tensor, or ``first`` itself where the caller lets it be overwritten.
     """
     total = first.mul_(weight) if overwrite else first * weight
-    for term_weight, tensor in terms:
-        total.add_(tensor, alpha=term_weight)
+    for term_weight, term in terms:
+        total.add_(term.tensor, alpha=term_weight * term.factor)
     return total
 
 
-def linear(of_sample: float, sample: torch.Tensor, of_output: float, output: torch.Tensor) -> torch.Tensor:
-    """``of_sample * sample + of_output * output``, owned; a plain copy of ``output`` where nothing is converted."""
+def linear(of_sample: float, sample: torch.Tensor, of_output: float, output: torch.Tensor) -> Scaled:
+    """``of_sample * sample + of_output * output``, owned; one pass, the larger weight becomes the factor."""
     if of_sample == 0:
-        return output.clone() if of_output == 1 else output.to(sample.dtype) * of_output
-    return weighted_sum(of_sample, sample, [(of_output, output)])
+        return Scaled(factor=of_output, tensor=output.clone())
+    if abs(of_sample) < abs(of_output):
+        return Scaled(factor=of_output, tensor=torch.add(output, sample, alpha=of_sample / of_output))
+    return Scaled(factor=of_sample, tensor=torch.add(sample, output, alpha=of_output / of_sample))

@@ -231,7 +231,7 @@ class ABCacheDDIMScheduler(ABCacheScheduler, DDIMScheduler, target="ddim"):
                 self._run = None  # another noise needs other rows; the history starts anew
             prev_sample, observed = self._advance(model_output, timestep, sample, draw if eta > 0 else None)
         assert observed.clean is not None
-        clean = observed.clean.to(sample.dtype, copy=observed.clean is observed.quantity)
+        clean = observed.clean.to(sample.dtype, copy=observed.clean is observed.quantity.tensor)
         if not return_dict:
             return prev_sample, clean
         return DDIMSchedulerOutput(prev_sample=prev_sample, pred_original_sample=clean)
@@ -239,17 +239,20 @@ class ABCacheDDIMScheduler(ABCacheScheduler, DDIMScheduler, target="ddim"):
     def _observe(self, run: CachedRun, model_output: torch.Tensor, sample: torch.Tensor) -> Observed:
         plan, grid = self._require_grid()
         i = plan.compute_steps[run.next_call]
-        of_sample, of_output = self._conversion(i, self._prediction, "sample")
-        clean = linear(of_sample, sample, of_output, model_output)
+        cached = super()._observe(run, model_output, sample).quantity
+        clean = cached.value() if run.quantity == "sample" else self._clean(i, sample, model_output)
         bounded = self._bound(clean)
         if bounded is not None and self._use_clipped_model_output:
             of_sample, of_output = convert_quantity("sample", run.quantity, grid.alphas[i], grid.sigmas[i])
             quantity = linear(of_sample, sample, of_output, bounded)
             return Observed(quantity=quantity, clean=bounded, unbounded=clean)
-        quantity = clean if run.quantity == "sample" else super()._observe(run, model_output, sample).quantity
         if bounded is None:
-            return Observed(quantity=quantity, clean=clean)
-        return Observed(quantity=quantity, residual=bounded - clean, clean=bounded)
+            return Observed(quantity=cached, clean=clean)
+        return Observed(quantity=cached, residual=bounded - clean, clean=bounded)
+
+    def _clean(self, i: int, sample: torch.Tensor, model_output: torch.Tensor) -> torch.Tensor:
+        of_sample, of_output = self._conversion(i, self._prediction, "sample")
+        return linear(of_sample, sample, of_output, model_output).value()
 
     def _bound(self, clean: torch.Tensor) -> torch.Tensor | None:
         """The clipped or thresholded clean sample; None where the config asks for neither."""

@@ -16,7 +16,7 @@ from ab_schedulers.numerics import BaseStep, CachePlan, convert_quantity, dpmsol
 from ab_schedulers.numerics.base_steps import ALGORITHM_TYPES, SOLVER_TYPES
 
 from .base import ABCacheScheduler
-from .combination import linear
+from .combination import Scaled, linear
 from .grids import NoiseGrid, call_nodes, check_mu, refine
 from .options import check_integer, check_number
 from .parameters import base_parameters, check_leading_reach, check_noise_shape, check_number_of_base_steps
@@ -321,15 +321,16 @@ class ABCacheDPMSolverMultistepScheduler(ABCacheScheduler, DPMSolverMultistepSch
         i = plan.compute_steps[run.next_call]
         scales = grid.alphas[i], grid.sigmas[i]
 
-        def convert(source: str, target: str, output: torch.Tensor) -> torch.Tensor:
+        def convert(source: str, target: str, output: Scaled) -> Scaled:
             of_sample, of_output = convert_quantity(source, target, *scales, flow=grid.flow)
-            return linear(of_sample, sample, of_output, output)
+            return linear(of_sample, sample, of_output * output.factor, output.tensor)
 
         of_sample, of_output = self._conversion(i, self._prediction, self._base_quantity)
         unbounded, base_output = None, linear(of_sample, sample, of_output, model_output)
         if self.config.thresholding:
-            unbounded = convert(self._base_quantity, "sample", base_output)
-            base_output = convert("sample", self._base_quantity, self._threshold_sample(unbounded))
+            unbounded = convert(self._base_quantity, "sample", base_output).value()
+            bounded = Scaled(factor=1.0, tensor=self._threshold_sample(unbounded))
+            base_output = convert("sample", self._base_quantity, bounded)
         if not separate:
             return Observed(quantity=base_output, unbounded=unbounded)
         quantity = convert(self._base_quantity, run.quantity, base_output)

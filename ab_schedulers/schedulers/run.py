@@ -11,7 +11,7 @@ import torch
 
 from ab_schedulers.numerics import Row
 
-from .combination import weighted_sum
+from .combination import Scaled, weighted_sum
 
 EXCERPT_SIZE = 1024
 
@@ -28,8 +28,8 @@ class Observed:
         unbounded: The clean sample before clipping, where clipping could hide values that are not finite.
     """
 
-    quantity: torch.Tensor
-    base_output: torch.Tensor | None = None
+    quantity: Scaled
+    base_output: Scaled | None = None
     residual: torch.Tensor | None = None
     clean: torch.Tensor | None = None
     unbounded: torch.Tensor | None = None
@@ -58,8 +58,8 @@ class CachedRun:
     rows: tuple[Row, ...]
     conversions: tuple[tuple[float, float], ...]
     calibrated: bool = False
-    history: list[torch.Tensor] = field(default_factory=list)
-    base_history: list[torch.Tensor] = field(default_factory=list)
+    history: list[Scaled] = field(default_factory=list)
+    base_history: list[Scaled] = field(default_factory=list)
     excerpts: list[tuple[torch.Tensor, torch.Tensor | None]] = field(default_factory=list)
     finite: list[torch.Tensor] = field(default_factory=list)
 
@@ -70,7 +70,7 @@ class CachedRun:
 
     def check_shapes(self, model_output: torch.Tensor, sample: torch.Tensor) -> None:
         """Refuse shapes that disagree with each other or with earlier calls."""
-        earlier = self.history[0].shape if self.history else sample.shape
+        earlier = self.history[0].tensor.shape if self.history else sample.shape
         if not model_output.shape == sample.shape == earlier:
             known = f", earlier calls of this run {tuple(earlier)}" if self.history else ""
             raise ValueError(
@@ -132,9 +132,9 @@ class CachedRun:
             base_history = [observed.base_output, *base_history]
             terms += zip(row.base_history, base_history, strict=False)
         if observed.residual is not None:
-            terms.append((row.clip, observed.residual))
+            terms.append((1.0, Scaled(factor=row.clip, tensor=observed.residual)))
         if noise is not None:
-            terms.append((math.sqrt(row.variance), noise))
+            terms.append((1.0, Scaled(factor=math.sqrt(row.variance), tensor=noise)))
         total = weighted_sum(row.sample, precise, terms, overwrite=precise is not sample)
         result = total.to(sample.dtype)
         checked = [result if sample.dtype == torch.float16 else total]  # float16 has less range than float32
@@ -147,13 +147,13 @@ class CachedRun:
     def _check_finite(self, checked: list[torch.Tensor], model_output: torch.Tensor, sample: torch.Tensor) -> None:
         """One reduction a call; on accelerators it is read after the last call, where the host waits anyway."""
         sums = [tensor.sum(dtype=torch.promote_types(tensor.dtype, torch.float32)) for tensor in checked]
-        flag = torch.isfinite(sums[0] if len(sums) == 1 else sums[0] + sums[1])
+        total = sums[0] if len(sums) == 1 else sums[0] + sums[1]
         if sample.device.type == "cpu":
-            if not flag:
+            if not math.isfinite(total.item()):
                 culprits = [n for n, x in (("model_output", model_output), ("sample", sample)) if not _all_finite(x)]
                 self._raise_not_finite(" and ".join(f"`{n}`" for n in culprits) or "the new sample", self.next_call)
             return
-        flags = [*self.finite, flag]
+        flags = [*self.finite, torch.isfinite(total)]
         if len(flags) == len(self.rows):
             verdicts = torch.stack(flags).tolist()
             if not all(verdicts):
@@ -166,7 +166,7 @@ class CachedRun:
             "finite values; check the model and its precision."
         )
 
-    def _record(self, history: list[torch.Tensor], base_history: list[torch.Tensor]) -> None:
+    def _record(self, history: list[Scaled], base_history: list[Scaled]) -> None:
         """Keep an excerpt of the new output, and of the history what the remaining rows touch."""
         self.excerpts.append((_excerpt(history[0]), _excerpt(base_history[0]) if base_history else None))
         rest = self.rows[len(self.excerpts) :]
@@ -178,6 +178,6 @@ def _all_finite(tensor: torch.Tensor) -> bool:
     return bool(torch.isfinite(tensor).all())
 
 
-def _excerpt(output: torch.Tensor) -> torch.Tensor:
-    stride = -(-output.numel() // EXCERPT_SIZE)
-    return output.reshape(-1)[:: max(stride, 1)].clone()
+def _excerpt(output: Scaled) -> torch.Tensor:
+    stride = -(-output.tensor.numel() // EXCERPT_SIZE)
+    return output.tensor.reshape(-1)[:: max(stride, 1)] * output.factor
