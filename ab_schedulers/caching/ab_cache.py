@@ -157,7 +157,7 @@ def _convert_first(
             f'output {tuple(first.shape)} and sample {tuple(sample.shape)}; use quantity="model_output".'
         )
     precise = sample.to(torch.promote_types(sample.dtype, torch.float32))
-    converted = linear(pair[0], precise, pair[1], prediction).to(first.dtype)
+    converted = linear(pair[0], precise, pair[1], prediction).value().to(first.dtype)
     return (converted if rest is None else torch.cat([converted, rest], dim=1), *tensors[1:])
 
 

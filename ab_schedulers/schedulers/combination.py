@@ -21,22 +21,27 @@ class Scaled:
 
 
 def weighted_sum(
-    weight: float, first: torch.Tensor, terms: Iterable[tuple[float, Scaled]], *, overwrite: bool = False
+    weight: float, first: torch.Tensor, terms: Iterable[tuple[float, torch.Tensor]], *, overwrite: bool = False
 ) -> torch.Tensor:
-    """``weight * first + sum_j w_j value_j`` in the dtype of ``first`` (float32 or better).
+    """``weight * first + sum_j w_j tensor_j`` in the dtype of ``first`` (float32 or better).
 
     The result is a new tensor, or ``first`` itself where the caller lets it be overwritten.
     """
     total = first.mul_(weight) if overwrite else first * weight
-    for term_weight, term in terms:
-        total.add_(term.tensor, alpha=term_weight * term.factor)
+    for term_weight, tensor in terms:
+        total.add_(tensor, alpha=term_weight)
     return total
 
 
 def linear(of_sample: float, sample: torch.Tensor, of_output: float, output: torch.Tensor) -> Scaled:
-    """``of_sample * sample + of_output * output``, owned; one pass, the larger weight becomes the factor."""
+    """``of_sample * sample + of_output * output``, owned; one pass, the larger weight becomes the factor.
+
+    In float64 two passes, since there the rounding of the weights' quotient would show.
+    """
     if of_sample == 0:
         return Scaled(factor=of_output, tensor=output.clone())
+    if sample.dtype == torch.float64:
+        return Scaled(factor=1.0, tensor=(sample * of_sample).add_(output, alpha=of_output))
     if abs(of_sample) < abs(of_output):
         return Scaled(factor=of_output, tensor=torch.add(output, sample, alpha=of_sample / of_output))
     return Scaled(factor=of_sample, tensor=torch.add(sample, output, alpha=of_output / of_sample))

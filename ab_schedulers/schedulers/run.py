@@ -126,15 +126,17 @@ class CachedRun:
         """
         row = self.rows[self.next_call - self.first_call]
         history = [observed.quantity, *self.history]
-        terms = list(zip(row.history, history, strict=False))
+        terms = [(weight * output.factor, output.tensor) for weight, output in zip(row.history, history, strict=False)]
         base_history = self.base_history
         if observed.base_output is not None:
             base_history = [observed.base_output, *base_history]
-            terms += zip(row.base_history, base_history, strict=False)
+            terms += [
+                (b * output.factor, output.tensor) for b, output in zip(row.base_history, base_history, strict=False)
+            ]
         if observed.residual is not None:
-            terms.append((1.0, Scaled(factor=row.clip, tensor=observed.residual)))
+            terms.append((row.clip, observed.residual))
         if noise is not None:
-            terms.append((1.0, Scaled(factor=math.sqrt(row.variance), tensor=noise)))
+            terms.append((math.sqrt(row.variance), noise))
         total = weighted_sum(row.sample, precise, terms, overwrite=precise is not sample)
         result = total.to(sample.dtype)
         checked = [result if sample.dtype == torch.float16 else total]  # float16 has less range than float32
