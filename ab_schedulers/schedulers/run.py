@@ -126,13 +126,11 @@ class CachedRun:
         """
         row = self.rows[self.next_call - self.first_call]
         history = [observed.quantity, *self.history]
-        terms = [(weight * output.factor, output.tensor) for weight, output in zip(row.history, history, strict=False)]
+        terms = _terms(row.history, history)
         base_history = self.base_history
         if observed.base_output is not None:
             base_history = [observed.base_output, *base_history]
-            terms += [
-                (b * output.factor, output.tensor) for b, output in zip(row.base_history, base_history, strict=False)
-            ]
+            terms += _terms(row.base_history, base_history)
         if observed.residual is not None:
             terms.append((row.clip, observed.residual))
         if noise is not None:
@@ -174,6 +172,10 @@ class CachedRun:
         rest = self.rows[len(self.excerpts) :]
         self.history = history[: max((len(row.history) for row in rest), default=2) - 1 or 1]
         self.base_history = base_history[: max((len(row.base_history) for row in rest), default=1) - 1]
+
+
+def _terms(weights: Sequence[float], outputs: Sequence[Scaled]) -> list[tuple[float, torch.Tensor]]:
+    return [(weight * output.factor, output.tensor) for weight, output in zip(weights, outputs, strict=False)]
 
 
 def _all_finite(tensor: torch.Tensor) -> bool:
