@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_solvers(benches)
     _add_caches(benches)
     _add_speed(benches)
+    _add_agreement(benches)
     _add_bounds(benches)
     _add_jumps(benches)
     _add_similarity(benches)
@@ -442,6 +443,17 @@ def _calibrate(arguments: argparse.Namespace) -> str:
         references=arguments.references,
         out=arguments.out,
     )
+
+
+def _add_agreement(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("agreement", help="largest difference to the stock schedulers at interval 1")
+    parser.set_defaults(command=_agreement)
+
+
+def _agreement(arguments: argparse.Namespace) -> str:
+    from ab_schedulers.bench.agreement import agreement
+
+    return agreement()
 
 
 def _add_coefficients(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
