@@ -43,7 +43,12 @@ def pairs() -> list[Pair]:
         Pair(label=f"DDIM {spacing}", kind="vp", stock=DDIMScheduler(timestep_spacing=spacing, **_VP))
         for spacing in ("leading", "trailing")
     ]
-    grids = ({}, {"use_karras_sigmas": True}, {"use_exponential_sigmas": True}, {"use_lu_lambdas": True})
+    grids: tuple[dict[str, bool], ...] = (
+        {},
+        {"use_karras_sigmas": True},
+        {"use_exponential_sigmas": True},
+        {"use_lu_lambdas": True},
+    )
     multistep = [
         Pair(
             label=" ".join([f"DPM-Solver++ {order}M", *(key.split("_")[1] for key in grid)]),

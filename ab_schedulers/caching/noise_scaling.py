@@ -99,7 +99,7 @@ def scaled_output(
     if output.shape != sample.shape:
         prediction, variance = output.tensor_split([sample.shape[1]], dim=1)
     precise = sample.to(torch.promote_types(sample.dtype, torch.float32))
-    scaled = linear(pair[0], precise, pair[1], prediction).to(output.dtype)
+    scaled = linear(pair[0], precise, pair[1], prediction).value().to(output.dtype)
     return scaled if variance is None else torch.cat([scaled, variance], dim=1)
 
 
@@ -107,7 +107,7 @@ def implied_noise(path: NoisePath, output: torch.Tensor, timestep: Any, sample: 
     """The noise that an output implies, in float32 or better."""
     pair = path.convert(path.prediction, "epsilon", float(timestep))
     precise = sample.to(torch.promote_types(sample.dtype, torch.float32))
-    return linear(pair[0], precise, pair[1], output[:, : sample.shape[1]].to(precise.dtype))
+    return linear(pair[0], precise, pair[1], output[:, : sample.shape[1]].to(precise.dtype)).value()
 
 
 def noised(path: NoisePath, clean: torch.Tensor, noise: torch.Tensor, timestep: Any) -> torch.Tensor:
