@@ -142,8 +142,8 @@ def calibration(
     return f"{text}\n\nCalibrations: {out / 'calibrations'}"
 
 
-def _calibrated(model: Any, trajectories: int, calls: int, folder: Path) -> tuple[Calibration, float]:
-    """The calibration for one number of calls, from `folder` if it is there, and how long it took."""
+def _calibrated(model: Any, trajectories: int, calls: int, folder: Path) -> tuple[Calibration, float | None]:
+    """The calibration for one number of calls, from `folder` if it is there, and how long it took, if known."""
     function, noise = calibration_inputs(model, trajectories, _SEED)
     mark = fingerprint(model.model, trajectories, _SEED, calls)
     path = folder / f"{model.name}_{calls}_{mark}.json"
@@ -154,7 +154,7 @@ def _calibrated(model: Any, trajectories: int, calls: int, folder: Path) -> tupl
         times[path.name] = time.perf_counter() - started
         found.save(path)
         write_json(folder / "seconds.json", times)
-    return Calibration.load(path), times[path.name]
+    return Calibration.load(path), times.get(path.name)
 
 
 def _measure(trial: Trial, found: Calibration, calls: int) -> Entry:
@@ -164,7 +164,7 @@ def _measure(trial: Trial, found: Calibration, calls: int) -> Entry:
     return measure(trial, one, calls, {})
 
 
-def _row(stock: Entry, ours: Entry, fitted: Entry, seconds: float) -> list[str]:
+def _row(stock: Entry, ours: Entry, fitted: Entry, seconds: float | None) -> list[str]:
     def number(entry: Entry) -> str:
         return f"{entry.error:.4f} ± {entry.spread:.4f}"
 
@@ -176,5 +176,5 @@ def _row(stock: Entry, ours: Entry, fitted: Entry, seconds: float) -> list[str]:
         number(ours),
         number(fitted),
         f"{fitted.error / stock.error:.2f}",
-        f"{seconds:.0f}",
+        "" if seconds is None else f"{seconds:.0f}",
     ]
