@@ -3,7 +3,7 @@
 The pages of ``docs/`` are read in both places. In the repository a link from a function's name leads to its file,
 ``../../ab_schedulers/numerics/interpolation.py``; on the site it shall lead to its entry in the reference. And a
 docstring names its page of theory as a path, ``docs/theory/01-adams.md``, which on the site shall be a link. This
-extension of Python-Markdown translates before MkDocs checks the links, so a broken one fails the strict build.
+extension of Python-Markdown translates before MkDocs checks the links, and the tests check the built links.
 """
 
 from __future__ import annotations
