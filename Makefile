@@ -59,7 +59,7 @@ figures: $(STAMP) ## Print every table of docs/measurements.md (long).
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
 
 docs: $(STAMP) ## Build the documentation site into site/; warnings are errors.
-	$(MKDOCS) build --strict --quiet
+	$(MKDOCS) build --strict
 
 docs-serve: $(STAMP) ## Serve the documentation site and rebuild it when a page changes.
 	$(MKDOCS) serve

@@ -183,7 +183,7 @@ def apply_ab_cache(model: torch.nn.Module, config: ABCacheConfig | None = None, 
         ValueError: If the model carries a cache, takes no sample and timestep, was compiled in place, or the config
             needs a scheduler; if the scheduler draws noise and the model's output shall be cached.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ab_schedulers.models import load
         >>> bundled = load("dit-flow")

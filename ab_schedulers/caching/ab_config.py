@@ -36,7 +36,7 @@ class ABCacheConfig:
         TypeError: If an option has the wrong type.
         ValueError: If an option is out of range or two contradict each other.
 
-    Example:
+    Examples:
         >>> config = ABCacheConfig(interval=3, order=2)
         >>> [step for step in range(10) if config.computes(step)]
         [0, 1, 4, 7]

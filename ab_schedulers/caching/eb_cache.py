@@ -166,7 +166,7 @@ def apply_eb_cache(model: torch.nn.Module, config: EBCacheConfig) -> EBCache:
         TypeError: If ``model`` or ``config`` is of the wrong type.
         ValueError: If the model is not known or lacks the modules, carries a cache, is compiled, or works in chunks.
 
-    Example:
+    Examples:
         >>> from ab_schedulers.models import load
         >>> bundled = load("dit-epsilon")
         >>> cache = apply_eb_cache(bundled.model, EBCacheConfig(table="dit-ddpm-50"))

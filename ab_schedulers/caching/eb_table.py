@@ -29,7 +29,7 @@ class EBTable:
         TypeError: If a row is no string.
         ValueError: If the rows are empty or of different lengths, hold other letters, or do not begin with ``C``.
 
-    Example:
+    Examples:
         >>> table = EBTable.from_states([0, 2, 1, 0])
         >>> table.attention, table.mlp, table.num_steps
         ('CRRC', 'CRCC', 4)

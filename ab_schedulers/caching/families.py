@@ -105,7 +105,7 @@ def register_eb_family(class_name: str, family: EBFamily) -> None:
     Raises:
         TypeError: If ``family`` is no `EBFamily`.
 
-    Example:
+    Examples:
         >>> family = EBFamily(attention=(r"layers\.\d+\.attn",), mlp=(r"layers\.\d+\.mlp",))
         >>> register_eb_family("MyTransformer", family)
     """

@@ -38,7 +38,7 @@ def apply_noise_scaling(scheduler: Any, noise_scaling: Mapping[str, Any]) -> Non
         ValueError: If its form is unknown, the scheduler is scaled already or one of ours, tells no noise levels, or
             keeps its sample in sigma space while the model predicts anything but the noise.
 
-    Example:
+    Examples:
         >>> from diffusers import DDPMScheduler
         >>> scheduler = DDPMScheduler()
         >>> apply_noise_scaling(scheduler, {"value": 0.98})

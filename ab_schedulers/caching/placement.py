@@ -83,7 +83,7 @@ def remove_cache(model: torch.nn.Module) -> None:
     Raises:
         ValueError: If the model carries no cache, or accelerate's offloading has wrapped it since.
 
-    Example:
+    Examples:
         >>> from diffusers import UNet2DModel
         >>> from ab_schedulers import ABCacheConfig, apply_ab_cache
         >>> unet = UNet2DModel(sample_size=8, block_out_channels=(32,), down_block_types=("DownBlock2D",),

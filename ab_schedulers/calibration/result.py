@@ -27,7 +27,7 @@ class Calibration:
         TypeError: If an entry is no dict.
         ValueError: If an entry is malformed.
 
-    Example:
+    Examples:
         >>> calibration = Calibration(entries={}, report={})
         >>> calibration.entries
         {}

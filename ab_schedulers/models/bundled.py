@@ -34,7 +34,7 @@ class BundledModel:
         num_classes: the number of classes; label `num_classes` itself means "no class".
         class_names: the name of each class.
 
-    Example:
+    Examples:
         >>> import torch
         >>> bundled = load("dit-flow")
         >>> scheduler = bundled.scheduler

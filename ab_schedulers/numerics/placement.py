@@ -27,7 +27,7 @@ def noise_ratios(num_calls: int, *, shift: float, power: float) -> tuple[float, 
     Raises:
         ValueError: If an argument is not positive.
 
-    Example:
+    Examples:
         >>> noise_ratios(4, shift=1.0, power=1.0)
         (inf, 3.0, 1.0, 0.3333333333333333)
     """
@@ -46,7 +46,7 @@ def flow_sigmas(num_calls: int, *, shift: float, power: float) -> tuple[float, .
     Raises:
         ValueError: If an argument is not positive.
 
-    Example:
+    Examples:
         >>> flow_sigmas(4, shift=1.0, power=1.0)
         (1.0, 0.75, 0.5, 0.25)
     """
@@ -68,7 +68,7 @@ def place_calls(base_ratios: Sequence[float], num_calls: int, *, shift: float, p
     Raises:
         ValueError: If an argument is not positive, or there are fewer base steps than calls.
 
-    Example:
+    Examples:
         >>> place_calls([4.0, 3.0, 2.0, 1.0, 0.5, 0.25], 3, shift=1.0, power=1.0)
         (0, 2, 4)
     """

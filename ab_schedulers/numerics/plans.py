@@ -30,7 +30,7 @@ class CachePlan:
         TypeError: If an index is no integer.
         ValueError: If the steps are empty, unsorted, repeated, out of range or do not start with 0.
 
-    Example:
+    Examples:
         >>> CachePlan.uniform(num_calls=3, cache_interval=2).compute_steps
         (0, 2, 4)
     """

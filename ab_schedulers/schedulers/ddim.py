@@ -33,10 +33,10 @@ class ABCacheDDIMScheduler(ABCacheScheduler, DDIMScheduler, target="ddim"):
     the grid's next entry; the two agree for ``leading`` spacing and wherever the number of steps divides
     ``num_train_timesteps``. Clipping and thresholding act at computed nodes alone.
 
+    The parameters before ``snr_shift_scale`` are those of `diffusers.DDIMScheduler`, with the same meaning and
+    defaults.
+
     Args:
-        num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, clip_sample, set_alpha_to_one,
-            steps_offset, prediction_type, thresholding, dynamic_thresholding_ratio, clip_sample_range,
-            sample_max_value, timestep_spacing, rescale_betas_zero_snr: As in `diffusers.DDIMScheduler`.
         snr_shift_scale: CogVideoX's shift of the signal-to-noise ratio; None for none.
         cache_interval: Base steps that a model call walks; 1 is plain DDIM.
         cache_order: Number of cached outputs that predict a skipped one, 1 (plain reuse) to 8.
@@ -51,7 +51,7 @@ class ABCacheDDIMScheduler(ABCacheScheduler, DDIMScheduler, target="ddim"):
         calibrations: Fitted rows and plans, keyed by the number of calls.
         noise_scaling: A factor on the predicted noise, see `noise_scale_function`.
 
-    Example:
+    Examples:
         >>> scheduler = ABCacheDDIMScheduler(timestep_spacing="trailing", clip_sample=False, cache_interval=3)
         >>> scheduler.set_timesteps(17)
         >>> sample = torch.zeros(1, 4, 8, 8)

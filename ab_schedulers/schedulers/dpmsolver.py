@@ -36,13 +36,10 @@ class ABCacheDPMSolverMultistepScheduler(ABCacheScheduler, DPMSolverMultistepSch
     of a window the outputs of earlier skipped nodes are interpolated again with the newest computed ones, so a row
     stays shallow. The thresholded clean sample is what is stored.
 
+    The parameters before ``cache_interval`` are those of `diffusers.DPMSolverMultistepScheduler`, with the same meaning
+    and defaults.
+
     Args:
-        num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, solver_order, prediction_type,
-            thresholding, dynamic_thresholding_ratio, sample_max_value, algorithm_type, solver_type,
-            lower_order_final, euler_at_final, use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas,
-            use_lu_lambdas, use_flow_sigmas, flow_shift, final_sigmas_type, lambda_min_clipped, variance_type,
-            timestep_spacing, steps_offset, rescale_betas_zero_snr, use_dynamic_shifting, time_shift_type: As in
-            `diffusers.DPMSolverMultistepScheduler`.
         cache_interval: Base steps that a model call walks; 1 is plain DPM-Solver++.
         cache_order: Number of cached outputs that predict a skipped one, 1 (plain reuse) to 8.
         cache_predictor: ``"extrapolate"`` to each skipped node, or ``"hold"`` the binomial weights for a window.
@@ -56,7 +53,7 @@ class ABCacheDPMSolverMultistepScheduler(ABCacheScheduler, DPMSolverMultistepSch
         calibrations: Fitted rows and plans, keyed by the number of calls.
         noise_scaling: A factor on the predicted noise, see `noise_scale_function`.
 
-    Example:
+    Examples:
         >>> scheduler = ABCacheDPMSolverMultistepScheduler(cache_interval=3)
         >>> scheduler.set_timesteps(8)
         >>> sample = torch.zeros(1, 4, 8, 8)

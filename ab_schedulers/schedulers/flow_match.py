@@ -27,11 +27,10 @@ class ABCacheFlowMatchEulerScheduler(ABCacheScheduler, FlowMatchEulerDiscreteSch
     base grid is stock's, which ends at ``sigma = 1 / num_train_timesteps`` before its last step; pipelines pass
     ``sigmas = linspace(1, 1/n, n)``.
 
+    The parameters before ``cache_interval`` are those of `diffusers.FlowMatchEulerDiscreteScheduler`, with the same
+    meaning and defaults; ``invert_sigmas`` must be False.
+
     Args:
-        num_train_timesteps, shift, use_dynamic_shifting, base_shift, max_shift, base_image_seq_len,
-            max_image_seq_len, invert_sigmas, shift_terminal, use_karras_sigmas, use_exponential_sigmas,
-            use_beta_sigmas, time_shift_type, stochastic_sampling: As in `diffusers.FlowMatchEulerDiscreteScheduler`
-            (``invert_sigmas`` must be False).
         cache_interval: Base steps that a model call walks; 1 is plain Euler.
         cache_order: Number of cached outputs that predict a skipped one, 1 (plain reuse) to 8.
         cache_predictor: ``"extrapolate"`` to each skipped node, or ``"hold"`` the binomial weights for a window.
@@ -45,7 +44,7 @@ class ABCacheFlowMatchEulerScheduler(ABCacheScheduler, FlowMatchEulerDiscreteSch
         calibrations: Fitted rows and plans, keyed by the number of calls.
         noise_scaling: A factor on the predicted noise, see `noise_scale_function`.
 
-    Example:
+    Examples:
         >>> scheduler = ABCacheFlowMatchEulerScheduler(shift=3.0, cache_interval=3)
         >>> scheduler.set_timesteps(sigmas=[1.0, 0.75, 0.5, 0.25])
         >>> sample = torch.zeros(1, 4, 8, 8)

@@ -85,7 +85,7 @@ def probe(
         TypeError: If its ``set_timesteps`` has no such argument.
         ValueError: If it is not known here, draws noise, is not linear, or calls the model twice per step.
 
-    Example:
+    Examples:
         >>> from diffusers import UniPCMultistepScheduler
         >>> probed = probe(UniPCMultistepScheduler(), 8)
         >>> probed.quantity, [len(row.history) for row in probed.rows]

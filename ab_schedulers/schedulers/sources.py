@@ -205,7 +205,7 @@ def resolve_config(config: Mapping[str, Any]) -> ResolvedConfig:
         TypeError: If `config` is no mapping.
         ValueError: If the config cannot be served or told apart; the message says why and what to use.
 
-    Example:
+    Examples:
         >>> resolve_config({"_class_name": "PNDMScheduler", "steps_offset": 1}).values["timestep_spacing"]
         'leading'
     """

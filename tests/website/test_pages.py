@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import subprocess
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,27 @@ def test_a_function_that_a_page_of_theory_is_about_names_such_a_page(
     named = set(re.findall(r"docs/theory/[\w-]+\.md", inspect.getdoc(function) or ""))
     assert named & pages, f"add to its docstring: Derived in {min(pages)}."
     assert all((ROOT / page).is_file() for page in named)
+
+
+@pytest.mark.parametrize(
+    ("page", "warning"),
+    [
+        ("# x\n\n[gone](gone.md)\n", "'gone.md', but the target is not found"),
+        ("# x\n\n[0, 1, 4][]\n", "Could not find cross-reference target '0, 1, 4'"),
+        ("# x\n\n::: ab_schedulers.unknown\n", "ab_schedulers.unknown could not be found"),
+    ],
+)
+def test_a_warning_makes_the_build_fail(
+    strict_build: Callable[[Path, Path], subprocess.CompletedProcess[str]], tmp_path: Path, page: str, warning: str
+) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "index.md").write_text(page, encoding="utf-8")
+    configuration = tmp_path / "mkdocs.yml"
+    nav = "nav:\n  - Home: index.md\n"
+    configuration.write_text(f"INHERIT: {ROOT / 'mkdocs.yml'}\ndocs_dir: docs\n{nav}", encoding="utf-8")
+    done = strict_build(configuration, tmp_path / "site")
+    assert done.returncode != 0
+    assert warning in done.stdout + done.stderr
 
 
 def test_every_link_of_the_site_leads_somewhere(site: Path) -> None:
