@@ -284,6 +284,7 @@ def _add_similarity(commands: argparse._SubParsersAction[argparse.ArgumentParser
         "--spectrum-samples", type=_positive, default=1000, help="samples for the variances (default: %(default)s)"
     )
     parser.add_argument("--threads", type=_positive, help="CPU threads (default: torch's choice)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the curves as JSON")
     parser.set_defaults(command=_similarity)
 
 
@@ -296,6 +297,7 @@ def _similarity(arguments: argparse.Namespace) -> str:
         steps=arguments.steps,
         trajectories=arguments.trajectories,
         spectrum_samples=arguments.spectrum_samples,
+        json_file=arguments.json,
     )
 
 

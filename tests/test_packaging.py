@@ -105,13 +105,14 @@ def test_the_wheel_holds_every_module_the_weights_and_the_type_marker_and_no_top
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "ab_schedulers").rglob("*.py")}
     derivations = {f"ab_schedulers/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "theory").rglob("*.py")}
     folder = ROOT / "ab_schedulers" / "models" / "weights"
+    measured = {f"ab_schedulers/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "theory").glob("*.json")}
     weights = {
         path.relative_to(ROOT).as_posix() for path in folder.rglob("*") if path.suffix in {".json", ".safetensors"}
     }
     assert any(name.endswith(".safetensors") for name in weights)
     assert "ab_schedulers/theory/__init__.py" in derivations
     others = {"ab_schedulers/py.typed", MODEL_CARD.relative_to(ROOT).as_posix()}
-    assert modules | derivations | weights | others <= names
+    assert modules | derivations | measured | weights | others <= names
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"ab_schedulers"}
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from . import plots
 from .contents import PARTS
 from .rendering import contents_page, page, page_name
 from .statements import RefutedError, Statement
@@ -33,12 +34,13 @@ def check(statements: Sequence[Statement]) -> int:
 
 
 def write(folder: Path) -> list[Path]:
-    """Write the page of every part and the contents, and return their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    pages = {page_name(part): page(part) for part in PARTS} | {"index.md": contents_page(PARTS)}
+    """Write the page of every part, the contents and the pictures, and return their paths."""
+    pictures = plots.markdown()
+    pages = {page_name(part): page(part, pictures) for part in PARTS} | {"index.md": contents_page(PARTS)}
+    drawn = plots.write(folder / plots.FOLDER)
     for name, text in pages.items():
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
-    return [folder / name for name in pages]
+    return [*(folder / name for name in pages), *drawn]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,13 +49,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ab_schedulers.theory", description=__doc__)
     parser.add_argument("--check", action="store_true", help="prove every statement; exit code 1 if one fails")
     parser.add_argument("--part", choices=names, help="only this part, with --check")
-    parser.add_argument("--write", type=Path, metavar="FOLDER", help="write the pages")
+    parser.add_argument("--write", type=Path, metavar="FOLDER", help="write the pages and their pictures")
     options = parser.parse_args(arguments)
     if not options.check and options.write is None:
         parser.error("nothing to do; pass --check to prove the statements or --write FOLDER for the pages")
     if options.write is not None:
-        for path in write(options.write):
-            print(path)
+        try:
+            written = write(options.write)
+        except ModuleNotFoundError as error:
+            parser.error(str(error))
+        print(*written, sep="\n")
     if not options.check:
         return 0
     chosen = [s for part in PARTS if options.part in (None, part.slug) for s in part.statements]

@@ -47,6 +47,8 @@ def noise_gain_of_a_prediction() -> None:
 
     <<gains>>
 
+    <<noise_gain>>
+
     **What it means.** Networks are not smooth functions of the step: their error is amplified by up to this
     factor, which doubles with each order. Raising the order pays only while $h^k |f^{(k)}|$ falls faster than
     $2^k$ rises. Checked for symbolic $s$, orders 1 to 6, and the gains of windows of 2 to 6 steps.
@@ -122,6 +124,10 @@ def the_real_stability_interval() -> None:
     Left end of the interval:
 
     <<limits>>
+
+    <<stability_by_order>>
+
+    <<stability_by_interval>>
 
     **What it means.** Stiff directions (fine detail near the clean end) limit how far one call can carry, and
     more so at high order and long skips: where a run turns grainy there, lower the order or the interval at the

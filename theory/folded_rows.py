@@ -86,6 +86,8 @@ def a_window_is_one_row() -> None:
     for the new output and zero for the others. Steps that use earlier outputs (DPM-Solver++) insert those in
     the same way.
 
+    <<skip_raster>>
+
     **What it means.** Skipped steps cost nothing: a call does the same work whether its window holds one step or ten.
     Checked for free $A_i$, $B_i$ and nodes: windows of two and three steps, one to three outputs, bases of one and of
     two outputs.

@@ -258,6 +258,8 @@ def the_bound_holds_on_a_flow() -> None:
 
     <<ratios>>
 
+    <<bound>>
+
     **What it means.** The order of the defects is the order of the run. The price of a bound is the exponent: it
     adds up sizes where errors of opposite sign cancel. `ab-schedulers bench bounds` prints the ratio on the flows that
     diffusion models follow. Checked: the closed form against the recursion for the plans above, and the bound against

@@ -213,6 +213,8 @@ def similarity_has_the_shape_of_a_u() -> None:
     the numerator the constant $s^2$. The minimum of $V$ is at $s^2/(1+s^2)$. At the ends the sum is
     $s^{2} + s^{-2}$ ($r=0$) and $s^4 + s^{-4}$ ($r=1$), in the middle $64/(s + 1/s)^2 = 64/(s^2 + s^{-2} + 2)$.
 
+    <<similarity>>
+
     **What it means.** Images have a wide spectrum, large variance in coarse directions and small in fine ones,
     hence the U. Skip in the middle, compute at both ends: plans that are denser there, and grids that are
     graded towards them, are not a trick but follow from the data. `ab-schedulers bench similarity` prints the curve

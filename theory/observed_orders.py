@@ -99,28 +99,31 @@ def uniform_plan(calls: int, interval: int, warmup: int) -> tuple[int, list[int]
     return plan.num_base_steps, list(plan.compute_steps)
 
 
-def observed(order: int, comparison: str, calls: int = 96) -> float:
-    """Observed order of one kind of comparison at three base steps a call."""
+def run_error(order: int, comparison: str, calls: int) -> tuple[float, float]:
+    """Length of a window, and the error of a run with three base steps a call in one kind of comparison."""
     warmup, corrector = (0, None) if comparison == "plain start" else (order - 1, None)
     if comparison == "corrector":
         warmup, corrector = order, order + 1
+    steps, plan = uniform_plan(calls, 3, warmup)
+    end = run(steps, plan, order, corrector)
+    return 3 / steps, abs(end - (0.5 if comparison == "flow" else run(steps, range(steps), 1)))
 
-    def error(count: int) -> float:
-        steps, plan = uniform_plan(count, 3, warmup)
-        end = run(steps, plan, order, corrector)
-        return abs(end - (0.5 if comparison == "flow" else run(steps, range(steps), 1)))
 
-    return slope(error, calls)
+def refined_error(order: int, calls: int) -> tuple[float, float]:
+    """The same against the flow while the interval grows with the calls to the power ``k - 1``."""
+    interval = calls ** (order - 1) // 16 ** (order - 1)
+    steps, plan = uniform_plan(calls, interval, order - 1)
+    return interval / steps, abs(run(steps, plan, order) - 0.5)
+
+
+def observed(order: int, comparison: str, calls: int = 96) -> float:
+    """Observed order of one kind of comparison at three base steps a call."""
+    return slope(lambda count: run_error(order, comparison, count)[1], calls)
 
 
 def refined(order: int) -> float:
-    """Observed order against the flow while the interval grows with the calls to the power ``k - 1``."""
-
-    def error(count: int) -> float:
-        steps, plan = uniform_plan(count, count ** (order - 1) // 16 ** (order - 1), order - 1)
-        return abs(run(steps, plan, order) - 0.5)
-
-    return slope(error, 96 // order)
+    """Observed order against the flow while the interval grows."""
+    return slope(lambda count: refined_error(order, count)[1], 96 // order)
 
 
 def predicted(order: int, comparison: str) -> int:
@@ -157,6 +160,8 @@ def runs_show_the_predicted_orders() -> None:
     Between 96 and 192 calls at three base steps a call; predicted orders in brackets:
 
     <<slopes>>
+
+    <<order_slopes>>
 
     **Derivation.** None: this is a measurement with the running rows, in floating point.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,15 @@ def row_tex(values: Iterable[Any]) -> str:
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
+    unbroken = [title.replace("T = ", "T\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}") for title in header]
+    lines = [unbroken, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def picture(folder: str, name: str, alt: str, caption: str) -> str:
+    """A picture in its light and its dark version, of which the site shows one, with its caption."""
+    versions = [f"![{alt}]({folder}/{name}-{scheme}.svg#only-{scheme})" for scheme in ("light", "dark")]
+    return "\n".join(versions) + f"\n\n*{caption}* [Numbers]({folder}/{name}.json)"
 
 
 def page_name(part: Part) -> str:
@@ -46,11 +53,11 @@ def page_name(part: Part) -> str:
     return f"{part.number:02d}-{part.slug.replace('_', '-')}.md"
 
 
-def page(part: Part) -> str:
-    """The page of a part."""
+def page(part: Part, pictures: Mapping[str, str]) -> str:
+    """The page of a part; ``<<name>>`` in a text stands for one of its formulas or for a picture."""
     sections = [f"# {part.number}. {part.title}", NOTE, part.opening.strip()]
     for place, statement in enumerate(part.statements, start=1):
-        sections += [f"## {part.number}.{place} {statement.title}", *_section(statement)]
+        sections += [f"## {part.number}.{place} {statement.title}", *_section(statement, pictures)]
     return "\n\n".join(sections) + "\n"
 
 
@@ -73,8 +80,8 @@ orders the function was checked for.
 """
 
 
-def _section(statement: Statement) -> list[str]:
-    formulas = statement.formulas()
+def _section(statement: Statement, pictures: Mapping[str, str]) -> list[str]:
+    formulas = {**pictures, **statement.formulas()}
     text = re.sub(r"<<(\w+)>>", lambda match: formulas[match[1]], statement.text)
     section = [f"**Statement.** {statement.claim}", text]
     if statement.functions:

@@ -23,7 +23,8 @@ class Statement:
         name: ``part.statement``, unique.
         title: Heading on the page.
         claim: The statement in one sentence, the first line of the check's docstring.
-        text: Derivation and meaning, the rest of that docstring; ``<<key>>`` stands for an entry of ``formulas``.
+        text: Derivation and meaning, the rest of that docstring; ``<<key>>`` stands for an entry of ``formulas``
+            or for a picture of `plots`.
         functions: The functions of `ab_schedulers` that the statement is about.
         source: Where the statement is from.
         formulas: Computes the formulas and tables that the text shows.

@@ -170,6 +170,8 @@ def the_order_depends_on_the_comparison() -> None:
 
     <<rows>>
 
+    <<order_comparisons>>
+
     **What it means.** Someone who halves the step at fixed $T$ and compares with the exact flow sees order one
     from any cached flow Euler, however good the prediction. To see order $k$, compare with the base, or refine the
     base grid until its share is negligible: $T$ must grow like $H^{1-k}$. Checked exactly for orders 1 to 5,

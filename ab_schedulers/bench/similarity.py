@@ -10,9 +10,11 @@ For Gaussian data with the standard deviations `s_i` along its principal axes, `
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -174,18 +176,35 @@ def _noise(subject: Subject, count: int, offset: int = 0) -> tuple[torch.Tensor,
     return seeded_noise(subject, count, _SEED + offset, dtype)
 
 
-def similarity(*, subjects: Sequence[str], steps: int, trajectories: int, spectrum_samples: int) -> str:
-    """A table per subject: measured and predicted similarity and speed along the run."""
+def similarity(
+    *, subjects: Sequence[str], steps: int, trajectories: int, spectrum_samples: int, json_file: Path | None = None
+) -> str:
+    """A table per subject: measured and predicted similarity and speed along the run; the curves to ``json_file``."""
     unknown = [name for name in subjects if name not in SUBJECTS]
     if unknown:
         raise ValueError(f"--subjects knows {', '.join(SUBJECTS)}; received {', '.join(unknown)}")
+    if json_file is not None and not json_file.parent.is_dir():
+        raise ValueError(f"--json: the folder {json_file.parent} does not exist; make it or name another file")
     progress = import_extra("tqdm", "the progress bar")
-    reports = []
+    curves: dict[str, Curve] = {}
     for name in progress.tqdm(list(subjects or SUBJECTS), desc="subjects", leave=False):
         subject = mixture_subject(name.removeprefix("mixture-")) if name.startswith("mixture") else load(name)
-        found = curve(subject, steps=steps, trajectories=trajectories, spectrum_samples=spectrum_samples)
-        reports.append(_report(name, found, steps, trajectories))
-    return "\n\n".join(reports)
+        curves[name] = curve(subject, steps=steps, trajectories=trajectories, spectrum_samples=spectrum_samples)
+    if json_file is not None:
+        settings = {"steps": steps, "trajectories": trajectories, "spectrum_samples": spectrum_samples}
+        json_file.write_text(as_json(settings, curves), encoding="utf-8", newline="\n")
+    return "\n\n".join(_report(name, found, steps, trajectories) for name, found in curves.items())
+
+
+def as_json(settings: Mapping[str, int], curves: Mapping[str, Curve]) -> str:
+    """Settings and curves to four digits, a line for each series; the theory pages draw them."""
+    lines = [
+        f'  "{name}": {{\n'
+        + ",\n".join(f'    "{key}": {json.dumps([float(f"{v:.4g}") for v in values])}' for key, values in fields)
+        + "\n  }"
+        for name, fields in ((name, asdict(found).items()) for name, found in curves.items())
+    ]
+    return "{\n" + ",\n".join([f'  "settings": {json.dumps(settings)}', *lines]) + "\n}\n"
 
 
 def _report(name: str, found: Curve, steps: int, trajectories: int) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -49,15 +52,30 @@ def test_a_curve_is_a_u_if_both_ends_exceed_the_middle() -> None:
     assert not shaped([1.0, 2.0, 3.0, 2.0, 1.0])
 
 
-def test_the_command_prints_both_curves(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--steps", "12", "--trajectories", "8", "--spectrum-samples", "100"]
+def test_the_command_prints_both_curves_and_writes_them(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    arguments = [
+        "--steps",
+        "12",
+        "--trajectories",
+        "8",
+        "--spectrum-samples",
+        "100",
+        "--json",
+        str(tmp_path / "c.json"),
+    ]
     assert main(["bench", "similarity", "--subjects", "mixture-flow", *arguments]) == 0
+    written = json.loads((tmp_path / "c.json").read_text(encoding="utf-8"))
+    assert written.pop("settings") == {"steps": 12, "trajectories": 8, "spectrum_samples": 100}
+    assert list(written) == ["mixture-flow"]
+    assert {len(series) for series in written["mixture-flow"].values()} == {11}
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("mixture-flow: 12 calls, 8 trajectories; correlation")
     assert lines[2].split() == ["r", "similarity", "formula", "|du/dr|", "formula"]
     assert len(lines) == 4 + 11
     assert main(["bench", "similarity", "--subjects", "sd3"]) == 2
     assert "--subjects knows dit-epsilon" in capsys.readouterr().err
+    assert main(["bench", "similarity", "--json", str(tmp_path / "gone" / "c.json")]) == 2
+    assert "does not exist; make it" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from website.browser_check import SCREENS, look_at, page_names, search, served
 from website.chromium import BrowserError, Tab, find_chromium
 
 SOUND = "<!doctype html><title>x</title><link rel=icon href=data:,><h1>x</h1>"
+REGIONS = ("stability-by-order", "stability-by-interval")
 BAD_PAGES = {
     "<script>throw new Error('thrown')</script>": "exception: Error: thrown",
     "<script>console.error('logged')</script>": "console: logged",
@@ -63,6 +64,29 @@ def test_the_search_leads_to_the_page_that_explains_a_word(tab: Tab, site: Path,
     with served(site) as base:
         assert search(tab, base, "reset_history")[0].startswith(("guide/", "reference/schedulers/"))
         assert search(tab, base, "generating functions")[0].startswith("theory/01-adams/")
+
+
+@pytest.mark.slow
+def test_formulas_side_by_side_stand_below_each_other_where_they_would_not_fit(tab: Tab, site: Path) -> None:
+    gathered, page = {}, "theory/08-stability/"
+    with served(site) as base:
+        for screen in SCREENS:
+            set_screen(tab, screen)
+            assert look_at(tab, base, page) == []
+            gathered[screen] = tab.evaluate("document.querySelectorAll('.katex-display > .katex .mtable').length")
+    assert gathered["phone"] > gathered["desktop"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_generated_picture_shows_in_the_version_of_the_scheme(tab: Tab, site: Path, scheme: str) -> None:
+    set_screen(tab, "desktop")
+    tab.dark(scheme == "dark")
+    with served(site) as base:
+        assert look_at(tab, base, "theory/08-stability/") == []
+    shown = "[...document.images].filter((image) => image.getClientRects().length).map((image) => image.src)"
+    pictures = [address.split("/")[-1] for address in tab.evaluate(shown)]
+    assert pictures == [f"{n}-{scheme}.svg#only-{scheme}" for n in ("noise-gain", *REGIONS)]
 
 
 @pytest.mark.slow
