@@ -53,11 +53,21 @@ def page_name(part: Part) -> str:
     return f"{part.number:02d}-{part.slug.replace('_', '-')}.md"
 
 
+def section_titles(part: Part) -> list[str]:
+    """Headings of a part's statements."""
+    return [f"{part.number}.{place} {statement.title}" for place, statement in enumerate(part.statements, start=1)]
+
+
+def anchor(title: str) -> str:
+    """The anchor that Python-Markdown gives a heading; the site's strict build checks it."""
+    return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", title).strip().lower())
+
+
 def page(part: Part, pictures: Mapping[str, str]) -> str:
     """The page of a part; ``<<name>>`` in a text stands for one of its formulas or for a picture."""
     sections = [f"# {part.number}. {part.title}", NOTE, part.opening.strip()]
-    for place, statement in enumerate(part.statements, start=1):
-        sections += [f"## {part.number}.{place} {statement.title}", *_section(statement, pictures)]
+    for statement, title in zip(part.statements, section_titles(part), strict=True):
+        sections += [f"## {title}", *_section(statement, pictures)]
     return "\n\n".join(sections) + "\n"
 
 
@@ -66,7 +76,8 @@ def contents_page(parts: Sequence[Part]) -> str:
     sections = ["# Theory", NOTE, _OPENING.strip()]
     for part in parts:
         lines = [f"## [{part.number}. {part.title}]({page_name(part)})", ""]
-        lines += [f"- **{statement.title}.** {statement.claim}" for statement in part.statements]
+        for statement, title in zip(part.statements, section_titles(part), strict=True):
+            lines.append(f"- [{statement.title}]({page_name(part)}#{anchor(title)}). {statement.claim}")
         sections.append("\n".join(lines))
     return "\n\n".join(sections) + "\n"
 
