@@ -28,6 +28,7 @@ class Method:
 REUSE = Method(label="plain reuse", options=REUSE_OPTIONS)
 HOLD = Method(label="hold", options=HOLD_OPTIONS)
 DEFAULTS = Method(label="defaults")
+PLACED = Method(label="placed calls", options={"cache_placement": "noise_ratio"})
 
 
 def order_methods(orders: tuple[int, ...] = (2, 3, 4)) -> list[Method]:

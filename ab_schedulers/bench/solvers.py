@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,9 @@ import torch
 
 from ab_schedulers.bench.environment import fingerprint
 from ab_schedulers.bench.extras import import_extra
-from ab_schedulers.bench.methods import DEFAULTS, Contender, Method, cached
+from ab_schedulers.bench.methods import DEFAULTS, PLACED, Contender, Method, cached
 from ab_schedulers.bench.metrics import rmse
 from ab_schedulers.bench.peers import FLOW_SHIFTS, peers
-from ab_schedulers.bench.placed import placed
 from ab_schedulers.bench.references import reference, reference_calls
 from ab_schedulers.bench.sampling import sample, seeded_noise
 from ab_schedulers.bench.solver_plots import write_diagrams
@@ -96,7 +94,7 @@ def competitors(stock: Any) -> list[Competitor]:
             group=STOCK, solver=peer.solver, setting=peer.setting, make=lambda calls: peer.contender(stock, calls)
         )
 
-    apart = Competitor(group=OWN, solver="placed calls", setting="one grid", make=partial(placed, stock))
+    apart = _own("placed calls", "one grid", PLACED, stock)
     return [*map(stock_one, peers(stock)), *own_competitors(stock, DEFAULTS), apart]
 
 

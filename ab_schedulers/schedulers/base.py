@@ -158,12 +158,18 @@ class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
             raise
 
     def _lay_out(
-        self, num_calls: Any, build: Callable[[CachePlan, bool], tuple[CachePlan, NoiseGrid]], device: Any
+        self,
+        num_calls: Any,
+        build: Callable[[CachePlan, bool], tuple[CachePlan, NoiseGrid]],
+        device: Any,
+        *,
+        given: bool = False,
     ) -> None:
         """Choose the plan, build the base grid by ``build``, publish the call nodes and fold the rows.
 
-        ``build`` is told whether the plan is a calibrated one, whose calls need not stand on nodes that were given. It
-        returns the plan again, with shorter windows where the given call nodes leave less room.
+        ``build`` is told whether the calls need not stand on nodes that a pipeline passes, since a calibration or
+        ``cache_placement`` has its own. It returns the plan again, with shorter windows where the given call nodes
+        leave less room. ``given`` says that the user chose the nodes, which then stay where they are.
         """
         check_number_of_calls(num_calls)
         with self._restored_on_error():
@@ -178,14 +184,16 @@ class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
                 )
                 calibrated = None
             if calibrated is None or fitting is None:
-                plan, grid = build(resolve_plan(self.config, num_calls), False)
+                places = self._places_calls and not given
+                plan, grid = build(resolve_plan(self.config, num_calls), places)
+                plan = grid.placed(num_calls) if places else plan
             else:
                 plan, grid = calibrated.plan, fitting
             self._plan, self._grid, self._calibrated = plan, grid, calibrated
             self._publish(plan, device)
             self._step_index = self._begin_index = None
             self._run = self._begin_run(0)
-        if num_calls >= 40 and plan.num_base_steps > num_calls:
+        if num_calls >= 40 and plan.num_base_steps > num_calls and not self._places_calls:
             self._warn_once(
                 "calls",
                 f"`num_inference_steps` counts model calls: {num_calls} calls now walk {plan.num_base_steps} base "
@@ -203,6 +211,10 @@ class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
                 f"`num_base_steps`, or spread the `{name}`."
             )
         return fitted
+
+    @property
+    def _places_calls(self) -> bool:
+        return bool(self.config.cache_placement == "noise_ratio")
 
     def _calibration(self, num_calls: int) -> CalibratedPlan | None:
         """The calibration for this number of calls, whatever its grid."""

@@ -48,6 +48,8 @@ class ABCacheDDIMScheduler(ABCacheScheduler, DDIMScheduler, target="ddim"):
         warmup_calls: First calls that walk one base step each.
         num_base_steps: Number of base steps, in place of ``cache_interval``.
         compute_steps: The base steps that call the model, with ``num_base_steps``; overrides the plan.
+        cache_placement: ``"even"``, a call on every ``cache_interval``-th base step; or ``"noise_ratio"``, calls where
+            `noise_ratios` puts them on a fine grid of ``num_base_steps`` (by default half of ``num_train_timesteps``).
         calibrations: Fitted rows and plans, keyed by the number of calls.
         noise_scaling: A factor on the predicted noise, see `noise_scale_function`.
 
@@ -94,6 +96,7 @@ class ABCacheDDIMScheduler(ABCacheScheduler, DDIMScheduler, target="ddim"):
         warmup_calls: int = 0,
         num_base_steps: int | None = None,
         compute_steps: list[int] | None = None,
+        cache_placement: str = "even",
         calibrations: dict[str, Any] | None = None,
         noise_scaling: dict[str, Any] | None = None,
     ) -> None:
@@ -158,7 +161,7 @@ class ABCacheDDIMScheduler(ABCacheScheduler, DDIMScheduler, target="ddim"):
         )
 
     def _default_quantity(self) -> str:
-        return "sample"
+        return "velocity" if self._places_calls and self._prediction == "velocity" else "sample"
 
     @property
     def _stochastic(self) -> bool:

@@ -50,6 +50,8 @@ class ABCacheDPMSolverMultistepScheduler(ABCacheScheduler, DPMSolverMultistepSch
         warmup_calls: First calls that walk one base step each.
         num_base_steps: Number of base steps, in place of ``cache_interval``.
         compute_steps: The base steps that call the model, with ``num_base_steps``; overrides the plan.
+        cache_placement: ``"even"``, a call on every ``cache_interval``-th base step; or ``"noise_ratio"``, calls where
+            `noise_ratios` puts them on a fine grid of ``num_base_steps`` (by default half of ``num_train_timesteps``).
         calibrations: Fitted rows and plans, keyed by the number of calls.
         noise_scaling: A factor on the predicted noise, see `noise_scale_function`.
 
@@ -111,6 +113,7 @@ class ABCacheDPMSolverMultistepScheduler(ABCacheScheduler, DPMSolverMultistepSch
         warmup_calls: int = 0,
         num_base_steps: int | None = None,
         compute_steps: list[int] | None = None,
+        cache_placement: str = "even",
         calibrations: dict[str, Any] | None = None,
         noise_scaling: dict[str, Any] | None = None,
     ) -> None:
@@ -192,7 +195,7 @@ class ABCacheDPMSolverMultistepScheduler(ABCacheScheduler, DPMSolverMultistepSch
                 )
             nodes = call_nodes("timesteps", timesteps, 0, self.config.num_train_timesteps - 1, integers=True)
             calls = len(nodes)
-        self._lay_out(calls, lambda plan, _: self._build_grid(plan, mu, nodes), device)
+        self._lay_out(calls, lambda plan, _: self._build_grid(plan, mu, nodes), device, given=nodes is not None)
 
     def _build_grid(
         self, plan: CachePlan, mu: float | None, timesteps: list[float] | None
@@ -223,6 +226,7 @@ class ABCacheDPMSolverMultistepScheduler(ABCacheScheduler, DPMSolverMultistepSch
             alphas=tuple(alphas),
             sigmas=tuple(ratios if flow else [s * a for s, a in zip(ratios, alphas, strict=True)]),
             flow=flow,
+            shift=1.0 if not flow else float(self.config.flow_shift) if mu is None else math.exp(mu),
         )
 
     @property
@@ -241,6 +245,8 @@ class ABCacheDPMSolverMultistepScheduler(ABCacheScheduler, DPMSolverMultistepSch
         return "sample" if self._algorithm_type.endswith("++") else "epsilon"
 
     def _default_quantity(self) -> str:
+        if self._places_calls and self._prediction == "velocity" and self._base_quantity == "sample":
+            return "velocity"
         return self._base_quantity
 
     @property

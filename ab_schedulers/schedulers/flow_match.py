@@ -41,6 +41,8 @@ class ABCacheFlowMatchEulerScheduler(ABCacheScheduler, FlowMatchEulerDiscreteSch
         warmup_calls: First calls that walk one base step each.
         num_base_steps: Number of base steps, in place of ``cache_interval``.
         compute_steps: The base steps that call the model, with ``num_base_steps``; overrides the plan.
+        cache_placement: ``"even"``, a call on every ``cache_interval``-th base step; or ``"noise_ratio"``, calls where
+            `noise_ratios` puts them on a fine grid of ``num_base_steps`` (by default half of ``num_train_timesteps``).
         calibrations: Fitted rows and plans, keyed by the number of calls.
         noise_scaling: A factor on the predicted noise, see `noise_scale_function`.
 
@@ -81,6 +83,7 @@ class ABCacheFlowMatchEulerScheduler(ABCacheScheduler, FlowMatchEulerDiscreteSch
         warmup_calls: int = 0,
         num_base_steps: int | None = None,
         compute_steps: list[int] | None = None,
+        cache_placement: str = "even",
         calibrations: dict[str, Any] | None = None,
         noise_scaling: dict[str, Any] | None = None,
     ) -> None:
@@ -114,8 +117,8 @@ class ABCacheFlowMatchEulerScheduler(ABCacheScheduler, FlowMatchEulerDiscreteSch
             device: Where ``timesteps`` and ``sigmas`` live.
             sigmas: Noise scales of the calls before shifting, falling; base steps are inserted linearly between them
                 and after the last one toward 0 (none if it is 0), then shift, terminal and sigma schedule act as in
-                diffusers. Where they are the pipelines' own ``linspace(1, 1/n, n)`` and a calibration fits, its nodes
-                replace them.
+                diffusers. Where they are the pipelines' own ``linspace(1, 1/n, n)``, the nodes of a calibration that
+                fits, or of ``cache_placement``, replace them.
             mu: Shift of the dynamic time shift, taken as passed.
             timesteps: Timesteps of the calls, treated likewise.
 
@@ -143,7 +146,10 @@ class ABCacheFlowMatchEulerScheduler(ABCacheScheduler, FlowMatchEulerDiscreteSch
         if self.config.use_dynamic_shifting:
             check_mu(mu, self.config.time_shift_type)
         self._lay_out(
-            given.pop(), lambda plan, calibrated: self._build_grid(plan, sigmas, mu, timesteps, calibrated), device
+            given.pop(),
+            lambda plan, free: self._build_grid(plan, sigmas, mu, timesteps, free),
+            device,
+            given=timesteps is not None or (sigmas is not None and not is_uniform(sigmas)),
         )
         self.sigmas = self.sigmas.to(device)
 
@@ -153,9 +159,9 @@ class ABCacheFlowMatchEulerScheduler(ABCacheScheduler, FlowMatchEulerDiscreteSch
         sigmas: list[float] | None,
         mu: float | None,
         timesteps: list[float] | None,
-        calibrated: bool,
+        free: bool,
     ) -> tuple[CachePlan, NoiseGrid]:
-        replaced = calibrated and sigmas is not None and is_uniform(sigmas)
+        replaced = free and sigmas is not None and is_uniform(sigmas)
         for name, nodes in (("sigmas", None if replaced else sigmas), ("timesteps", timesteps)):
             plan = plan if nodes is None else self._fit_plan(name, nodes, plan)
         base_sigmas = uniform_sigmas(plan.num_base_steps) if replaced else None
@@ -171,14 +177,21 @@ class ABCacheFlowMatchEulerScheduler(ABCacheScheduler, FlowMatchEulerDiscreteSch
             alphas=tuple(1 - s for s in levels),
             sigmas=tuple(levels),
             flow=True,
+            shift=self._time_shift(mu),
         )
+
+    def _time_shift(self, mu: float | None) -> float:
+        """The factor on ``sigma / (1 - sigma)`` of the static or the dynamic shift."""
+        if not self.config.use_dynamic_shifting or mu is None:
+            return float(self.config.shift)
+        return math.exp(mu) if self.config.time_shift_type == "exponential" else float(mu)
 
     @property
     def _prediction(self) -> str:
         return "velocity"
 
     def _default_quantity(self) -> str:
-        return "sample"
+        return "velocity" if self._places_calls else "sample"
 
     @property
     def _stochastic(self) -> bool:

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
 
-from ab_schedulers.numerics import CachePlan
+from ab_schedulers.numerics import CachePlan, place_calls
+
+PLACEMENT_POWER = 1.35
+"""Power of `noise_ratios` where ``cache_placement`` asks for them, chosen by measurement."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +19,7 @@ class NoiseGrid:
     """Timesteps of the ``N`` base steps, and signal and noise scales of their ``N + 1`` ends.
 
     ``x_t = alpha_t x_0 + sigma_t epsilon``; ``flow`` says that ``alpha = 1 - sigma`` and that velocity means
-    ``epsilon - x_0``.
+    ``epsilon - x_0``; ``shift`` is the factor of a time shift on ``sigma / alpha``.
 
     Raises:
         ValueError: If the noise level does not fall at every step (only the last one may stand still).
@@ -26,6 +29,7 @@ class NoiseGrid:
     alphas: tuple[float, ...]
     sigmas: tuple[float, ...]
     flow: bool
+    shift: float = 1.0
 
     def __post_init__(self) -> None:
         last = len(self.timesteps) - 1
@@ -65,6 +69,21 @@ class NoiseGrid:
                 f'`cache_variable="{variable}"` repeats a value on this grid; use cache_variable="index" or "lambda".'
             )
         return tuple(nodes)
+
+    def placed(self, num_calls: int) -> CachePlan:
+        """The plan whose calls stand nearest to `noise_ratios`, times the grid's time shift.
+
+        Their power is `PLACEMENT_POWER`, or less where so many calls would leave the grid at one of its ends.
+        """
+        ends = zip(self.alphas[:-1], self.sigmas[:-1], strict=True)
+        ratios = [sigma / alpha if alpha > 0 else math.inf for alpha, sigma in ends]
+        largest = max((ratio for ratio in ratios if ratio < math.inf), default=self.shift)
+        room = max(min(largest / self.shift, self.shift / ratios[-1]), 1.0)
+        power = PLACEMENT_POWER
+        if num_calls > 2:
+            power = min(power, max(math.log(room), 1.0) / math.log(num_calls - 1))
+        steps = place_calls(ratios, num_calls, shift=self.shift, power=power)
+        return CachePlan.from_steps(steps, num_base_steps=len(ratios))
 
 
 def _log_ratio(alpha: float, sigma: float) -> float:

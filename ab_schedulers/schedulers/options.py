@@ -12,6 +12,7 @@ from ab_schedulers.numerics.noise_scales import published_noise_scale
 MAX_ORDER = 8
 PREDICTORS = ("extrapolate", "hold")
 VARIABLES = ("index", "timestep", "lambda")
+PLACEMENTS = ("even", "noise_ratio")
 CACHE_QUANTITIES = ("model_output", "epsilon", "sample", "velocity")
 
 
@@ -41,7 +42,20 @@ def check_options(config: Mapping[str, Any]) -> None:
         if isinstance(steps, (str, bytes)) or not isinstance(steps, Sequence):
             raise TypeError(f"`compute_steps` must be a list of base step indices, received {steps!r}; pass a list.")
         CachePlan.from_steps(steps, num_base_steps=config["num_base_steps"])
+    _check_placement(config)
     noise_scale_function(config["noise_scaling"])
+
+
+def _check_placement(config: Mapping[str, Any]) -> None:
+    check_choice(config, "cache_placement", PLACEMENTS)
+    if config["cache_placement"] == "even":
+        return
+    for name, unset in (("compute_steps", None), ("warmup_calls", 0)):
+        if config[name] != unset:
+            raise ValueError(
+                f'`cache_placement="noise_ratio"` places the calls itself, but `{name}` is {config[name]!r}, expected '
+                f"{unset}; drop one of the two."
+            )
 
 
 def check_integer(
@@ -79,11 +93,14 @@ def resolve_plan(config: Mapping[str, Any], num_calls: int) -> CachePlan:
                 f"calls) is {num_calls}; pass num_inference_steps={plan.num_calls} or another plan."
             )
         return plan
+    steps = config["num_base_steps"]
+    if config["cache_placement"] != "even" and steps is None:
+        steps = config["num_train_timesteps"] // 2 - 1  # the longest grid that reaches the noisy end with any spacing
     return CachePlan.uniform(
         num_calls=num_calls,
         cache_interval=config["cache_interval"],
         warmup_calls=config["warmup_calls"],
-        num_base_steps=config["num_base_steps"],
+        num_base_steps=steps,
     )
 
 

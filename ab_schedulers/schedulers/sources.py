@@ -59,7 +59,7 @@ OWN: dict[str, Target] = {
 # Parameters of ours beyond those of the diffusers base: options of all three, and what one target needs for a source.
 OWN_OPTIONS = (
     *("cache_interval", "cache_order", "cache_predictor", "cache_variable", "cache_quantity", "cache_corrector"),
-    *("warmup_calls", "num_base_steps", "compute_steps", "calibrations", "noise_scaling"),
+    *("warmup_calls", "num_base_steps", "compute_steps", "cache_placement", "calibrations", "noise_scaling"),
 )
 EXTRA_PARAMETERS: dict[Target, dict[str, Any]] = {"ddim": {"snr_shift_scale": None}, "dpmsolver": {}, "flow_match": {}}
 

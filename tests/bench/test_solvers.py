@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,12 @@ from ab_schedulers.bench import solvers as solvers_module
 from ab_schedulers.bench.methods import Contender
 from ab_schedulers.bench.metrics import rmse
 from ab_schedulers.bench.mixtures import ring_mixture
-from ab_schedulers.bench.placed import POWER, SHIFT, placed
-from ab_schedulers.bench.sampling import start_grid
 from ab_schedulers.bench.solver_results import OWN, STOCK, Entry, Results, best, finalists
 from ab_schedulers.bench.solver_tables import by_solver, refusals, summary
 from ab_schedulers.bench.solvers import Competitor, competitors, measure, prepare, run_solvers, solvers
 from ab_schedulers.bench.subjects import mixture_subject
 from ab_schedulers.cli import main
 from ab_schedulers.models import load
-from ab_schedulers.numerics import noise_ratios
 
 
 def _entry(group: str, solver: str, *errors: float, calls: int = 5, setting: str = "a", refused: str = "") -> Entry:
@@ -159,18 +155,3 @@ def test_command_writes_tables_and_results(tmp_path: Path, capsys: pytest.Captur
 def test_unknown_subject_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"--subjects knows dit-epsilon, .*; received nothing"):
         solvers(subjects=["nothing"], calls=[5], sets=1, samples=1, search_samples=1, out=tmp_path)
-
-
-@pytest.mark.parametrize("kind", ["vp", "flow"])
-def test_placed_calls_stand_at_the_ratios_they_are_given(kind: str) -> None:
-    contender = placed(mixture_subject(kind).scheduler, 8)
-    scheduler = contender.scheduler
-    start_grid(scheduler, 8, **contender.grid)
-    wanted = noise_ratios(8, shift=SHIFT, power=POWER)
-    if kind == "flow":
-        assert scheduler.sigmas[1:-1].tolist() == pytest.approx([r / (1 + r) for r in wanted[1:]], abs=1e-6)
-        return
-    alphas_cumprod = scheduler.alphas_cumprod.double()[scheduler.timesteps]
-    found = ((1 - alphas_cumprod) / alphas_cumprod).sqrt().log()
-    assert scheduler.timesteps[0] == 999
-    assert found[1:].tolist() == pytest.approx([math.log(r) for r in wanted[1:]], abs=0.05)
