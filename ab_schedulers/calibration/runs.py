@@ -130,7 +130,13 @@ class Runs(ABC):
             raise ValueError("the pipeline never called `set_timesteps` of its scheduler; it cannot be calibrated.")
         if len(grid.timesteps) != count:
             raise ValueError(f"the grid has {len(grid.timesteps)} base steps instead of {count}")
-        return BaseNodes(timesteps=grid.timesteps, alphas=grid.alphas, sigmas=grid.sigmas, flow=grid.flow)
+        return BaseNodes(
+            timesteps=grid.timesteps,
+            alphas=grid.alphas,
+            sigmas=grid.sigmas,
+            flow=grid.flow,
+            placed=grid.placed(num_calls).compute_steps,
+        )
 
     def plain_nodes(self, num_calls: int) -> BaseNodes | None:
         """The scheduler's own grid of as many base steps as calls; None where it has none."""

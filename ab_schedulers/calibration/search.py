@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,7 +10,7 @@ import torch
 from ab_schedulers.numerics import Row
 
 from .least_squares import fit_row, shifted
-from .plans import MOST_SHAPES, Shape, search_shapes, shaped_steps
+from .plans import MOST_SHAPES, search_shapes, shaped_steps
 from .recordings import Recording
 from .refinement import Judge, Trial, refine, refinement_calls
 from .runs import Runs
@@ -26,11 +26,11 @@ _REFINEMENTS = 2
 def estimated_calls(num_calls: int, *, restarts: bool, passes: int) -> int:
     """Model calls per input that one number of calls takes at most, the reference aside."""
     depth = row_depth(num_calls)
-    walks = _MOST_STARTS + passes * MOST_SHAPES
+    walks = _MOST_STARTS + passes * (MOST_SHAPES + 1)
     return walks * num_calls + refined_plans(num_calls) * _REFINEMENTS * refinement_calls(num_calls, depth, restarts)
 
 
-_MOST_STARTS = 7
+_MOST_STARTS = 9
 
 
 def row_depth(num_calls: int) -> int:
@@ -41,12 +41,6 @@ def row_depth(num_calls: int) -> int:
 def refined_plans(num_calls: int) -> int:
     """How many plans are refined: with few calls, the plan that is best before need not be best after."""
     return 2 if num_calls <= 10 else 1
-
-
-def _different(ranked: Sequence[Shape], fitted: Mapping[Shape, Trial]) -> list[Shape]:
-    """Without shapes that give the plan of an earlier one."""
-    plans = [fitted[shape].walk.steps for shape in ranked]
-    return [shape for place, shape in enumerate(ranked) if plans[place] not in plans[:place]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,17 +74,20 @@ class Search:
         cost = self.runs.passes * self.calls
         if not self.budget.bears(cost):
             return [(trial, True) for trial in started]
-        fitted: dict[Shape, Trial] = {}
+        fitted: dict[Sequence[int], Trial] = {}
 
-        def error(shape: Shape) -> float:
-            fitted[shape] = self._fit(judge, self._theory(shape))
-            return fitted[shape].fit_error
+        def fit(steps: Sequence[int]) -> float:
+            fitted[steps] = self._fit(judge, theory_walk(self.nodes, steps, QUANTITY))
+            return fitted[steps].fit_error
 
-        search_shapes(error, lambda: self.budget.bears(cost))
-        ranked = sorted(fitted, key=lambda shape: fitted[shape].fit_error)
+        fit(self.nodes.placed)
+        if self.budget.bears(cost):
+            search_shapes(
+                lambda shape: fit(shaped_steps(self.nodes, self.calls, shape)), lambda: self.budget.bears(cost)
+            )
         trials = list(fitted.values())
-        for shape in _different(ranked, fitted)[: refined_plans(self.calls)]:
-            trials += self._refined(judge, fitted[shape], self._theory(shape))
+        for steps in sorted(fitted, key=lambda steps: fitted[steps].fit_error)[: refined_plans(self.calls)]:
+            trials += self._refined(judge, fitted[steps], theory_walk(self.nodes, steps, QUANTITY))
         return [*((trial, True) for trial in started), *((trial, False) for trial in trials)]
 
     def _refined(self, judge: Judge, best: Trial, origin: Walk) -> list[Trial]:
@@ -112,16 +109,17 @@ class Search:
         """Uncalibrated candidates, the scheduler's own options first."""
         own = self.runs.default_walk(self.calls)
         uniform = [i * self.nodes.count // self.calls for i in range(self.calls)]
-        theory = [theory_walk(self.nodes, uniform, quantity) for quantity in ("velocity", "sample")]
+        theory = [
+            theory_walk(self.nodes, steps, quantity, plan=plan)
+            for plan, steps in (("placed calls", self.nodes.placed), ("even calls", uniform))
+            for quantity in ("velocity", "sample")
+        ]
         walks = [*([] if own is None else [own]), *theory, *stock_walks(self.runs, self.calls)]
         kept = []
         for place, walk in enumerate(walks):
             if place == 0 or self.budget.bears((place + 1) * self.calls):
                 kept.append(walk)
         return kept
-
-    def _theory(self, shape: Shape) -> Walk:
-        return theory_walk(self.nodes, shaped_steps(self.nodes, self.calls, shape), QUANTITY)
 
     def _fit(self, judge: Judge, origin: Walk) -> Trial:
         """The walk with each row fitted along the run itself to the reference at the end of its window."""

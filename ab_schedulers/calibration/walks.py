@@ -14,12 +14,16 @@ from .integral_rows import integral_rows
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseNodes:
-    """Timesteps of the ``N`` base steps and signal and noise scales of their ``N + 1`` ends."""
+    """Timesteps of the ``N`` base steps and signal and noise scales of their ``N + 1`` ends.
+
+    ``placed`` are the base steps that ``cache_placement="noise_ratio"`` calls.
+    """
 
     timesteps: tuple[float, ...]
     alphas: tuple[float, ...]
     sigmas: tuple[float, ...]
     flow: bool
+    placed: tuple[int, ...] = ()
 
     @property
     def count(self) -> int:
@@ -63,11 +67,18 @@ class Walk:
 
 
 def theory_walk(
-    nodes: BaseNodes, steps: Sequence[int], quantity: str, *, order: int = 2, corrector: int | None = 3
+    nodes: BaseNodes,
+    steps: Sequence[int],
+    quantity: str,
+    *,
+    order: int = 2,
+    corrector: int | None = 3,
+    plan: str = "searched plan",
 ) -> Walk:
-    """The walk with `integral_rows` at ``steps``."""
+    """The walk with `integral_rows` at ``steps``; ``plan`` says in its label where these come from."""
     angles = nodes.angles
     chosen = [*(angles[i] for i in steps), angles[-1]]
     rows = integral_rows(chosen, quantity=quantity, flow=nodes.flow, order=order, corrector=corrector)
-    label = f"theory, {quantity}, order {order}" + ("" if corrector is None else f" + corrector {corrector}")
+    orders = f"order {order}" + ("" if corrector is None else f" + corrector {corrector}")
+    label = f"theory, {quantity}, {orders}, {plan}"
     return Walk(label=label, nodes=nodes, steps=tuple(steps), quantity=quantity, rows=rows)
