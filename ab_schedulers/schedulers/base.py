@@ -413,7 +413,7 @@ class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
         plan, grid = self._require_grid()
         nodes = grid.nodes(self.config.cache_variable)
         calls = plan.compute_steps[run.first_call : run.next_call]
-        return [output for output, _ in run.excerpts], [nodes[i] for i in calls]
+        return [output.value() for output, _ in run.excerpts], [nodes[i] for i in calls]
 
     def _require_grid(self) -> tuple[CachePlan, NoiseGrid]:
         if self._plan is None or self._grid is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import numpy as np
@@ -228,8 +229,9 @@ class ABCacheDDIMScheduler(ABCacheScheduler, DDIMScheduler, target="ddim"):
             )
             return noise
 
-        with self._restored_on_error():
-            if (eta, use_clipped_model_output) != (self._eta, self._use_clipped_model_output):
+        changed = (eta, use_clipped_model_output) != (self._eta, self._use_clipped_model_output)
+        with self._restored_on_error() if changed else nullcontext():
+            if changed:
                 self._eta, self._use_clipped_model_output = eta, use_clipped_model_output
                 self._run = None  # another noise needs other rows; the history starts anew
             prev_sample, observed = self._advance(model_output, timestep, sample, draw if eta > 0 else None)

@@ -20,16 +20,18 @@ def error_estimates(run: CachedRun, higher: Sequence[Row], lower: Sequence[Row])
         lower: Rows of one order less.
     """
     estimates: list[float | None] = []
-    for call, (newest, _) in enumerate(run.excerpts):
+    outputs = [output.value() for output, _ in run.excerpts]
+    base_outputs = [None if output is None else output.value() for _, output in run.excerpts]
+    for call, newest in enumerate(outputs):
         if higher[call].order == lower[call].order:
             estimates.append(None)
             continue
         weights, base_weights = embedded_difference(higher[call], lower[call])
         total = torch.zeros_like(newest, dtype=torch.float64)
         for j, weight in enumerate(weights):
-            total += weight * run.excerpts[call - j][0]
+            total += weight * outputs[call - j]
         for j, weight in enumerate(base_weights):
-            base_output = run.excerpts[call - j][1]
+            base_output = base_outputs[call - j]
             if base_output is not None:
                 total += weight * base_output
         estimates.append(float(total.square().mean().sqrt()))

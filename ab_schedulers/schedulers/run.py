@@ -50,6 +50,7 @@ class CachedRun:
         base_history: Base outputs, newest first, where the cached quantity is not the base sampler's.
         excerpts: A regular excerpt of every recorded output and base output, for the error estimates.
         finite: Per recorded call, on accelerators: whether the new sample was finite (read after the last call).
+        kept: How many outputs and base outputs the rows after each call still touch; one output at least.
     """
 
     timesteps: Sequence[float]
@@ -60,8 +61,12 @@ class CachedRun:
     calibrated: bool = False
     history: list[Scaled] = field(default_factory=list)
     base_history: list[Scaled] = field(default_factory=list)
-    excerpts: list[tuple[torch.Tensor, torch.Tensor | None]] = field(default_factory=list)
+    excerpts: list[tuple[Scaled, Scaled | None]] = field(default_factory=list)
     finite: list[torch.Tensor] = field(default_factory=list)
+    kept: tuple[tuple[int, int], ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.kept = _depths_after(self.rows)
 
     @property
     def next_call(self) -> int:
@@ -125,12 +130,13 @@ class CachedRun:
             ValueError: If the result is not finite; on accelerators only at the last call.
         """
         row = self.rows[self.next_call - self.first_call]
-        history = [observed.quantity, *self.history]
+        history, base_history = [observed.quantity, *self.history], self.base_history
         terms = _terms(row.history, history)
-        base_history = self.base_history
         if observed.base_output is not None:
             base_history = [observed.base_output, *base_history]
             terms += _terms(row.base_history, base_history)
+        # Taken now, while the new output is still in the processor's cache.
+        excerpt = _excerpt(observed.quantity), _excerpt(base_history[0]) if base_history else None
         if observed.residual is not None:
             terms.append((row.clip, observed.residual))
         if noise is not None:
@@ -141,7 +147,9 @@ class CachedRun:
         if observed.unbounded is not None:
             checked.append(observed.unbounded)
         self._check_finite(checked, model_output, sample)
-        self._record(history, base_history)
+        depth, base_depth = self.kept[len(self.excerpts)]
+        self.excerpts.append(excerpt)
+        self.history, self.base_history = history[:depth], base_history[:base_depth]
         return result
 
     def _check_finite(self, checked: list[torch.Tensor], model_output: torch.Tensor, sample: torch.Tensor) -> None:
@@ -166,12 +174,14 @@ class CachedRun:
             "finite values; check the model and its precision."
         )
 
-    def _record(self, history: list[Scaled], base_history: list[Scaled]) -> None:
-        """Keep an excerpt of the new output, and of the history what the remaining rows touch."""
-        self.excerpts.append((_excerpt(history[0]), _excerpt(base_history[0]) if base_history else None))
-        rest = self.rows[len(self.excerpts) :]
-        self.history = history[: max((len(row.history) for row in rest), default=2) - 1 or 1]
-        self.base_history = base_history[: max((len(row.base_history) for row in rest), default=1) - 1]
+
+def _depths_after(rows: Sequence[Row]) -> tuple[tuple[int, int], ...]:
+    depths = []
+    deepest, base_deepest = 2, 1
+    for row in reversed(rows):
+        depths.append((deepest - 1, base_deepest - 1))
+        deepest, base_deepest = max(deepest, len(row.history)), max(base_deepest, len(row.base_history))
+    return tuple(reversed(depths))
 
 
 def _terms(weights: Sequence[float], outputs: Sequence[Scaled]) -> list[tuple[float, torch.Tensor]]:
@@ -182,6 +192,6 @@ def _all_finite(tensor: torch.Tensor) -> bool:
     return bool(torch.isfinite(tensor).all())
 
 
-def _excerpt(output: Scaled) -> torch.Tensor:
+def _excerpt(output: Scaled) -> Scaled:
     stride = -(-output.tensor.numel() // EXCERPT_SIZE)
-    return output.tensor.reshape(-1)[:: max(stride, 1)] * output.factor
+    return Scaled(factor=output.factor, tensor=output.tensor.reshape(-1)[:: max(stride, 1)].clone())
