@@ -150,6 +150,16 @@ def _tex(value: Fraction) -> str:
     return str(value) if whole else rf"{sign}\frac{{{abs(value.numerator)}}}{{{value.denominator}}}"
 
 
+def uniform_plan(*, calls: int, interval: int, warmup: int, base_steps: int | None) -> str:
+    """The raster of `CachePlan.uniform`.
+
+    Raises:
+        ValueError: what `CachePlan.uniform` refuses.
+    """
+    plan = CachePlan.uniform(num_calls=calls, cache_interval=interval, warmup_calls=warmup, num_base_steps=base_steps)
+    return plan_raster(plan)
+
+
 def plan_raster(plan: CachePlan, width: int = 60) -> str:
     """`#` for every base step that calls the model, `.` for every skipped one, `width` steps a line."""
     called = set(plan.compute_steps)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import builtins
+import argparse
 import csv
+import importlib
+import inspect
 import io
 import json
+import pkgutil
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,7 +21,7 @@ import pytest
 
 from ab_schedulers.bench.coefficients import coefficients, corrector_table, plan_raster, predictor_table
 from ab_schedulers.bench.extras import MissingExtraError, import_extra
-from ab_schedulers.cli import main
+from ab_schedulers.cli import command_parser, main
 from ab_schedulers.numerics import CachePlan
 
 
@@ -74,6 +78,26 @@ def test_csv_holds_a_line_per_weight_of_both_tables(capsys: pytest.CaptureFixtur
 def test_a_style_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ValueError, match="--format must be one of text, json, csv, latex; received yaml"):
         coefficients(order=2, interval=3, nodes=None, corrector=None, style="yaml")
+
+
+def commands_of(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """The parsers of all commands and measurements."""
+    groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not groups:
+        yield parser
+    for group in groups:
+        for command in group.choices.values():
+            yield from commands_of(command)
+
+
+@pytest.mark.parametrize(
+    "command", list(commands_of(command_parser())), ids=lambda command: command.prog.partition(" ")[2]
+)
+def test_every_argument_of_a_command_is_a_parameter_of_its_function(command: argparse.ArgumentParser) -> None:
+    parameters = inspect.signature(pkgutil.resolve_name(command.get_default("function"))).parameters
+    given = {action.dest for action in command._actions} - {"help", "threads"}
+    needed = {name for name, parameter in parameters.items() if parameter.default is parameter.empty}
+    assert needed <= given <= set(parameters)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
@@ -153,12 +177,12 @@ def test_arguments_that_do_not_parse_end_with_code_2(arguments: list[str], capsy
 def test_missing_extra_names_the_command_that_installs_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    real_import = builtins.__import__
+    real_import = importlib.import_module
 
-    def refuse(module: str, *args: Any, **kwargs: Any) -> Any:
+    def refuse(module: str, package: str | None = None) -> Any:
         if module.partition(".")[0] == "matplotlib":
             raise ModuleNotFoundError(f"No module named {module!r}", name=module)
-        return real_import(module, *args, **kwargs)
+        return real_import(module, package)
 
     monkeypatch.setattr("importlib.import_module", refuse)
     with pytest.raises(

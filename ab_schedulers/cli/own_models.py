@@ -1,0 +1,53 @@
+"""Fitting rows and plans to a model, and measuring what that gains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .arguments import (
+    Commands,
+    add_command,
+    add_count,
+    add_counts,
+    add_models,
+    add_out,
+    add_threads,
+    positive,
+)
+
+
+def add_calibrate(commands: Commands) -> None:
+    """``ab-schedulers calibrate``."""
+    parser = add_command(
+        commands,
+        "calibrate",
+        "ab_schedulers.bench.calibrated:calibrate_model",
+        "fit rows and plans to a model, and write them to a JSON file",
+    )
+    parser.add_argument("model", help="a bundled model, or the folder of a saved pipeline")
+    add_counts(parser, "--calls", (5, 6, 8, 10, 15, 20), "model calls")
+    parser.add_argument("--inputs", type=Path, metavar="FILE", help="pipelines: JSON list of the runs' arguments")
+    add_count(parser, "--trajectories", 64, "bundled models")
+    parser.add_argument("--seed", type=int, default=0, help="of the first run (default: %(default)s)")
+    parser.add_argument("--max-model-calls", type=positive, help="stop improving before more calls are made")
+    parser.add_argument("--references", type=Path, metavar="FILE", help="keep the reference trajectories here")
+    parser.add_argument("--out", type=Path, default=Path("calibration.json"), help="default: %(default)s")
+    add_threads(parser)
+
+
+def add_benches(benches: Commands) -> None:
+    """``ab-schedulers bench calibration``."""
+    parser = add_command(
+        benches,
+        "calibration",
+        "ab_schedulers.bench.calibrated:calibration",
+        "calibrated schedulers against the best stock solver",
+    )
+    add_models(parser)
+    add_counts(parser, "--calls", (5, 6, 8, 10, 12, 15, 20), "model calls")
+    add_count(parser, "--trajectories", 64, "of the calibration")
+    add_count(parser, "--seed-sets", 4, "sets of noises", dest="sets")
+    add_count(parser, "--samples", 16, "trajectories per set")
+    add_count(parser, "--search-samples", 16, "trajectories that choose the best stock setting")
+    add_out(parser)
+    add_threads(parser)
