@@ -43,8 +43,8 @@ def calibrate(
 
     The reference is the same sampler with 135 calls. Per number of calls, plans of a two-parameter family are
     compared with rows fitted to the reference; the rows of the best are then refined together on the error at the end
-    of the run. Every fourth trajectory is held back: of all candidates, uncalibrated and stock ones among them, the
-    one with the smallest error there is taken.
+    of the run. Every fourth trajectory is held back. Of the candidates that no uncalibrated or stock one beats there,
+    the one with the smallest error on both parts, each with the same weight, is taken.
 
     Args:
         pipe: A diffusers pipeline whose scheduler `ABCacheScheduler` serves, or a function ``f(sample, timestep)``.
@@ -143,8 +143,9 @@ def _reference(runs: Runs, pipe: Any) -> Trajectories:
 
 
 def _chosen(trials: Sequence[tuple[Trial, bool]], runs: Runs) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Entry and errors of the candidate with the smallest error on the trajectories held back."""
-    best = min((trial for trial, _ in trials), key=lambda trial: trial.held_error)
+    """Entry and errors of the best candidate among those that no start beats on the trajectories held back."""
+    bound = min(trial.held_error for trial, start in trials if start)
+    best = min((trial for trial, _ in trials if trial.held_error <= bound), key=lambda trial: trial.error)
     candidates = [
         {"label": trial.walk.label, "fit": trial.fit_error, "held_back": trial.held_error, "start": start}
         for trial, start in trials

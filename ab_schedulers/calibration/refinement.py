@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -34,6 +35,14 @@ class Trial:
     recording: Recording
     fit_error: float
     held_error: float
+
+    @property
+    def error(self) -> float:
+        """Root mean square of both errors.
+
+        One trajectory near a fork can rule the error of the few that are held back, so that it alone chooses badly.
+        """
+        return math.sqrt((self.fit_error**2 + self.held_error**2) / 2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

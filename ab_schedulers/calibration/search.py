@@ -100,8 +100,8 @@ class Search:
             before = best
             found = refine(best, origin, judge, depth=depth, label="refined together, searched plan")
             trials += found
-            best = min(found, key=lambda trial: trial.held_error)
-            if best.held_error > 0.95 * before.held_error:
+            best = min(found, key=lambda trial: trial.error)
+            if best.error > 0.95 * before.error:
                 break
         return trials
 
