@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from ab_schedulers.bench.environment import fingerprint, read_json, write_json
-from ab_schedulers.bench.methods import DEFAULTS, Contender
+from ab_schedulers.bench.methods import Contender
 from ab_schedulers.bench.solver_results import OWN, Entry, Results, best
-from ab_schedulers.bench.solvers import Competitor, Trial, measure, own_competitors, prepare, run_solvers
+from ab_schedulers.bench.solvers import Competitor, Trial, measure, placed_competitor, prepare, run_solvers
 from ab_schedulers.bench.tables import markdown_table
 from ab_schedulers.calibration import Calibration, Trajectories, calibrate, record
 from ab_schedulers.models import BUNDLED, load
@@ -130,13 +130,10 @@ def calibration(
         trial, note = prepare(model, sets, samples, out / "references")
         for count in calls:
             found, seconds = _calibrated(model, trajectories, count, out / "calibrations")
-            ours = min(
-                (measure(trial, one, count, results.entries) for one in own_competitors(model.scheduler, DEFAULTS)),
-                key=lambda entry: entry.error,
-            )
+            ours = measure(trial, placed_competitor(model.scheduler), count, results.entries)
             rows.append(_row(stock[name, count][0], ours, _measure(trial, found, count), seconds))
         rows.append([name, "reference", f"halving error {note['halving_error']:.4f}", "", "", "", "", ""])
-    headers = ["model", "calls", "best stock solver", "its RMSE", "defaults", "calibrated", "ratio", "seconds"]
+    headers = ["model", "calls", "best stock solver", "its RMSE", "placed calls", "calibrated", "ratio", "seconds"]
     text = markdown_table(headers, rows)
     (out / "calibration.md").write_text(text + "\n", encoding="utf-8")
     return f"{text}\n\nCalibrations: {out / 'calibrations'}"

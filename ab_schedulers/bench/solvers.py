@@ -94,8 +94,12 @@ def competitors(stock: Any) -> list[Competitor]:
             group=STOCK, solver=peer.solver, setting=peer.setting, make=lambda calls: peer.contender(stock, calls)
         )
 
-    apart = _own("placed calls", "one grid", PLACED, stock)
-    return [*map(stock_one, peers(stock)), *own_competitors(stock, DEFAULTS), apart]
+    return [*map(stock_one, peers(stock)), *own_competitors(stock, DEFAULTS), placed_competitor(stock)]
+
+
+def placed_competitor(stock: Any) -> Competitor:
+    """The cached scheduler that places its calls, all else at its default."""
+    return _own("placed calls", "one grid", PLACED, stock)
 
 
 def own_competitors(stock: Any, method: Method) -> list[Competitor]:
