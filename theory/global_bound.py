@@ -229,7 +229,7 @@ def ratios_table() -> str:
             count = 48
             plan = [*range(order - 1), *range(order - 1, count, interval)]
             error, bound = decay_error_and_bound(plan, count, order)
-            numbers = (f"{float(error):.2e}", f"{float(bound):.2e}", f"{float(bound / error):.0f}")
+            numbers = (f"{float(error):.3g}", f"{float(bound):.3g}", f"{float(bound / error):.0f}")
             lines.append([str(interval), str(order), str(len(plan)), *numbers])
     return table(["T", "k", "calls", "error", "bound", "bound / error"], lines)
 
