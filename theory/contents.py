@@ -6,6 +6,7 @@ from . import (
     adams,
     amplification,
     base_step_maps,
+    corrected_orders,
     exposure_bias,
     fitted_rows,
     folded_rows,
@@ -21,7 +22,7 @@ from . import (
 from .statements import Part
 
 # A long part goes on in further modules, which add their statements to it.
-CONTINUATIONS = (row_limits, multistep_orders, observed_orders, amplification)
+CONTINUATIONS = (row_limits, multistep_orders, corrected_orders, observed_orders, amplification)
 
 PARTS: tuple[Part, ...] = (
     adams.part,

@@ -169,6 +169,8 @@ def apply_ab_cache(model: torch.nn.Module, config: ABCacheConfig | None = None, 
     starts with an empty cache, also after an exception. Where the scheduler draws fresh noise, only the implied clean
     sample can be cached, since it alone lets the answer see the new noise: pass the scheduler then.
 
+    Theory: docs/theory/02-linear-relation.md.
+
     Args:
         model: The denoiser, for example ``pipe.transformer`` or ``pipe.unet``.
         config: Which steps are computed; the defaults of `ABCacheConfig` where None.

@@ -16,6 +16,8 @@ QUANTITIES = ("model_output", "sample")
 class ABCacheConfig:
     """Which steps of a run call the model, and how the others are answered.
 
+    Theory: docs/theory/02-linear-relation.md.
+
     Args:
         interval: After the warm-up every ``interval``-th step is computed. With ``threshold``: at least every.
         order: Number of computed outputs in the polynomial, 1 (plain reuse) to 8; as many as there are at the start.

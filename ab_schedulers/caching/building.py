@@ -40,6 +40,8 @@ def build_eb_table(
     whose norm, after noise scaling, deviates from the computed one by no more than ``delta(t)``, linear in ``t``; the
     majority decides (EB-Cache, arXiv:2503.07120). Runs continue with the majority of their own batch.
 
+    Theory: docs/theory/09-exposure-bias.md.
+
     Args:
         pipe: A pipeline with a ``transformer``, or the transformer itself.
         run: Samples once with ``pipe``; it is called with 0, 1, ... and decides on prompt, batch and seed.

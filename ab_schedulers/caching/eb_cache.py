@@ -25,6 +25,8 @@ from .report import CallRecord, summarize
 class EBCacheConfig:
     """What `apply_eb_cache` does at each step.
 
+    Theory: docs/theory/09-exposure-bias.md.
+
     Args:
         table: An `EBTable`, the name of a published one (``"dit-ddpm-50"``), or a list of states as
             `EBTable.from_states` takes them. It must be as long as the runs.
@@ -154,6 +156,8 @@ def apply_eb_cache(model: torch.nn.Module, config: EBCacheConfig) -> EBCache:
     Modulation, gates and projections around the cached modules are computed at every step (EB-Cache,
     arXiv:2503.07120). Caching shifts the scale of the predicted noise: combine it with the ``noise_scaling`` of our
     schedulers, or with `scale_noise` for stock ones. Each run starts with an empty cache, also after an exception.
+
+    Theory: docs/theory/09-exposure-bias.md.
 
     Args:
         model: The transformer, for example ``pipe.transformer``; see `register_eb_family` for further classes.

@@ -19,6 +19,8 @@ _STATES = {0: (COMPUTE, COMPUTE), 1: (REUSE, COMPUTE), 2: (REUSE, REUSE)}
 class EBTable:
     """One letter per step and kind: ``C`` compute, ``R`` reuse the last output, ``E`` extrapolate the last ones.
 
+    Theory: docs/theory/09-exposure-bias.md.
+
     Args:
         attention: What attention does, first (noisiest) step first.
         mlp: What the MLPs do.

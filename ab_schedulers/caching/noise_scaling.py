@@ -28,6 +28,8 @@ def apply_noise_scaling(scheduler: Any, noise_scaling: Mapping[str, Any]) -> Non
     factor counters it (EB-Cache, arXiv:2503.07120; epsilon scaling, arXiv:2308.15321). It acts on the implied noise,
     whatever the model predicts, after guidance. The scheduler keeps its class, signature and configuration.
 
+    Theory: docs/theory/09-exposure-bias.md.
+
     Args:
         scheduler: The scheduler, changed in place. Our own take the option ``noise_scaling`` instead.
         noise_scaling: ``{"value": b}``, ``{"high": b_h, "low": b_l, "threshold": tau}`` (the published b(t)) or
@@ -155,6 +157,8 @@ def fit_noise_scaling(
     to that along the forward process. That is one candidate here, its reciprocal is another, and constants are the
     rest; each is tried on whole runs, because scaling at one step changes the samples of all later ones, and may
     well drive the norm away from where it should be. So the sign is measured.
+
+    Theory: docs/theory/09-exposure-bias.md.
 
     Args:
         predict: The model's output, after guidance, of a noisy batch (batch, ...) and a timestep.

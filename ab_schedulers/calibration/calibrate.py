@@ -46,6 +46,8 @@ def calibrate(
     of the run. Every fourth trajectory is held back. Of the candidates that no uncalibrated or stock one beats there,
     the one with the smallest error on both parts, each with the same weight, is taken.
 
+    Theory: docs/theory/10-fitted-rows.md.
+
     Args:
         pipe: A diffusers pipeline whose scheduler `ABCacheScheduler` serves, or a function ``f(sample, timestep)``.
         num_model_calls: Numbers of calls to calibrate.

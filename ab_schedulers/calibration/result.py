@@ -18,6 +18,8 @@ _FORMAT = "ab_schedulers calibration 1"
 class Calibration:
     """Fitted rows and plans, keyed by the number of model calls.
 
+    Theory: docs/theory/10-fitted-rows.md.
+
     Args:
         entries: What the scheduler option ``calibrations`` takes.
         report: How it was found: model, guidance, trajectories, model calls, versions, and per number of calls the

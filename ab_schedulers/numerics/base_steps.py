@@ -23,6 +23,8 @@ class BaseStep:
 
     ``outputs`` are the weights of the base sampler's outputs, newest first (one for DDIM and flow Euler, up to three
     for DPM-Solver++); ``z`` is standard normal noise.
+
+    Theory: docs/theory/03-base-steps.md.
     """
 
     sample: Number
@@ -33,7 +35,10 @@ class BaseStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantityMap:
-    """``x_0 = x0_sample x + x0_output q`` and ``epsilon = eps_sample x + eps_output q`` for a quantity ``q``."""
+    """``x_0 = x0_sample x + x0_output q`` and ``epsilon = eps_sample x + eps_output q`` for a quantity ``q``.
+
+    Theory: docs/theory/03-base-steps.md.
+    """
 
     x0_sample: Number
     x0_output: Number

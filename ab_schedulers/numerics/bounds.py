@@ -93,6 +93,8 @@ def embedded_difference(row: Row, lower: Row) -> tuple[tuple[Number, ...], tuple
     With ``lower`` folded at one order less over the same plan, the combination estimates the error that the window's
     predicted outputs leave in the sample, without a further model call (Hairer, Norsett and Wanner, *Solving ODEs I*,
     section III.7).
+
+    Derived in docs/theory/06-truncation.md.
     """
     return _difference(row.history, lower.history), _difference(row.base_history, lower.base_history)
 
@@ -102,6 +104,8 @@ def embedded_weights(nodes: Sequence[Number], point: Number) -> tuple[Number, ..
 
     Their combination of the outputs estimates the error of the lower order without a further model call (Hairer,
     Norsett and Wanner, *Solving ODEs I*, section III.7). They sum to zero.
+
+    Derived in docs/theory/06-truncation.md.
 
     Raises:
         ValueError: If there are fewer than two nodes or two are equal.

@@ -24,6 +24,8 @@ from .interpolation import Number, binomial_weights, lagrange_denominators, weig
 class BaseGrid:
     """A base sampler laid out on its grid.
 
+    Theory: docs/theory/04-folding.md.
+
     Args:
         steps: One linear step per base node.
         nodes: The interpolation variable at the base nodes (step index, timestep or lambda).
@@ -40,6 +42,8 @@ class BaseGrid:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """The folded window of one call: ``a x + sum_j b_j q_j + sum_j d_j m_j + clip r + sqrt(variance) z``.
+
+    Theory: docs/theory/04-folding.md.
 
     Args:
         sample: ``a``, weight of the sample at the call.

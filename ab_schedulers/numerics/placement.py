@@ -19,6 +19,8 @@ from collections.abc import Sequence
 def noise_ratios(num_calls: int, *, shift: float, power: float) -> tuple[float, ...]:
     """``sigma / alpha`` at every call, falling; infinite at the first, which stands at pure noise.
 
+    Why both ends of the path: docs/theory/02-linear-relation.md.
+
     Args:
         num_calls: Number of model calls.
         shift: Noise ratio at the middle of the path, positive.
@@ -43,6 +45,8 @@ def noise_ratios(num_calls: int, *, shift: float, power: float) -> tuple[float, 
 def flow_sigmas(num_calls: int, *, shift: float, power: float) -> tuple[float, ...]:
     """The same as sigmas of a flow-matching path, ``alpha = 1 - sigma``: what pipelines take as `sigmas`.
 
+    Why both ends of the path: docs/theory/02-linear-relation.md.
+
     Raises:
         ValueError: If an argument is not positive.
 
@@ -55,6 +59,8 @@ def flow_sigmas(num_calls: int, *, shift: float, power: float) -> tuple[float, .
 
 def place_calls(base_ratios: Sequence[float], num_calls: int, *, shift: float, power: float) -> tuple[int, ...]:
     """The base steps that come nearest to these places, in ``lambda``, for `compute_steps`.
+
+    Why both ends of the path: docs/theory/02-linear-relation.md.
 
     Args:
         base_ratios: ``sigma / alpha`` at the base steps, falling and positive; the first may be infinite.

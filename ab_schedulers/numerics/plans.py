@@ -22,6 +22,8 @@ class CachePlan:
 
     The other steps are answered from the cache. A *window* is a call together with the skipped steps after it.
 
+    Theory: docs/theory/04-folding.md.
+
     Args:
         num_base_steps: Number of steps of the base sampler, at least 1.
         compute_steps: Indices of the base steps that call the model, rising, starting with 0.

@@ -40,6 +40,8 @@ class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
     ``cache_order`` computed ones (AB-Cache, arXiv:2504.10540), and the base sampler's own steps fold into the scalars.
     ``num_inference_steps`` counts **model calls**; each walks ``cache_interval`` base steps.
 
+    Theory: docs/theory/04-folding.md.
+
     Examples:
         >>> from diffusers import DDIMScheduler
         >>> scheduler = ABCacheScheduler.from_config(DDIMScheduler(timestep_spacing="trailing").config)

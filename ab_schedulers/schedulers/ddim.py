@@ -37,6 +37,8 @@ class ABCacheDDIMScheduler(ABCacheScheduler, DDIMScheduler, target="ddim"):
     The parameters before ``snr_shift_scale`` are those of `diffusers.DDIMScheduler`, with the same meaning and
     defaults.
 
+    Theory: docs/theory/03-base-steps.md.
+
     Args:
         snr_shift_scale: CogVideoX's shift of the signal-to-noise ratio; None for none.
         cache_interval: Base steps that a model call walks; 1 is plain DDIM.

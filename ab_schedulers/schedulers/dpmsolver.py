@@ -39,6 +39,8 @@ class ABCacheDPMSolverMultistepScheduler(ABCacheScheduler, DPMSolverMultistepSch
     The parameters before ``cache_interval`` are those of `diffusers.DPMSolverMultistepScheduler`, with the same meaning
     and defaults.
 
+    Theory: docs/theory/03-base-steps.md.
+
     Args:
         cache_interval: Base steps that a model call walks; 1 is plain DPM-Solver++.
         cache_order: Number of cached outputs that predict a skipped one, 1 (plain reuse) to 8.

@@ -30,6 +30,8 @@ class ABCacheFlowMatchEulerScheduler(ABCacheScheduler, FlowMatchEulerDiscreteSch
     The parameters before ``cache_interval`` are those of `diffusers.FlowMatchEulerDiscreteScheduler`, with the same
     meaning and defaults; ``invert_sigmas`` must be False.
 
+    Theory: docs/theory/03-base-steps.md.
+
     Args:
         cache_interval: Base steps that a model call walks; 1 is plain Euler.
         cache_order: Number of cached outputs that predict a skipped one, 1 (plain reuse) to 8.

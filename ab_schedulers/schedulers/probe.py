@@ -74,6 +74,8 @@ def probe(
     A copy runs on unit vectors, in float64. A second run, on random samples and outputs, must follow the rows to the
     rounding of stock's own float32, or the scheduler is refused.
 
+    Theory: docs/theory/05-multistep.md.
+
     Args:
         scheduler: A deterministic scheduler of diffusers that is linear in samples and outputs and calls the model
             once per step.

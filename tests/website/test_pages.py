@@ -14,8 +14,14 @@ import pytest
 from ab_schedulers.theory.contents import PARTS
 from ab_schedulers.theory.rendering import page_name
 
+import ab_schedulers
+from ab_schedulers import numerics
+
 ROOT = Path(__file__).parents[2]
 NOTATION = (ROOT / "docs" / "notation.md").read_text(encoding="utf-8")
+
+PUBLIC = set(ab_schedulers.__all__)
+NOT_DERIVED = {"QUANTITIES", "Number", "check_nodes", "__version__", "remove_cache"}
 
 
 def functions_with_pages() -> list[Any]:
@@ -62,6 +68,13 @@ def test_a_warning_makes_the_build_fail(
     done = strict_build(configuration, tmp_path / "site")
     assert done.returncode != 0
     assert warning in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", sorted({*numerics.__all__, *PUBLIC} - NOT_DERIVED))
+def test_a_public_function_or_class_names_its_page_of_theory(name: str) -> None:
+    documented = getattr(numerics, name, None) or getattr(ab_schedulers, name)
+    named = re.findall(r"docs/theory/[\w-]+\.md", inspect.getdoc(documented) or "")
+    assert named and all((ROOT / page).is_file() for page in named)
 
 
 def test_every_link_of_the_site_leads_somewhere(site: Path) -> None:
