@@ -13,6 +13,8 @@ from ab_schedulers.bench.similarity import Curve, curve, spectrum
 from ab_schedulers.bench.subjects import mixture_subject
 from ab_schedulers.cli import main
 
+ROOT = Path(__file__).parents[2]
+
 
 def gaussian(std: float) -> MixtureFlow:
     """A mixture of one component in four dimensions, away from the origin."""
@@ -76,6 +78,14 @@ def test_the_command_prints_both_curves_and_writes_them(capsys: pytest.CaptureFi
     assert "--subjects knows dit-epsilon" in capsys.readouterr().err
     assert main(["bench", "similarity", "--json", str(tmp_path / "gone" / "c.json")]) == 2
     assert "does not exist; make it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["vp", "flow"])
+def test_the_committed_curves_of_the_mixtures_are_those_of_the_code(kind: str) -> None:
+    committed = json.loads((ROOT / "theory" / "measured_similarity.json").read_text(encoding="utf-8"))
+    found = curve(mixture_subject(kind), **committed["settings"])
+    for series, values in committed[f"mixture-{kind}"].items():
+        assert values == pytest.approx(getattr(found, series), rel=0.01), f"run bench similarity --json again: {series}"
 
 
 @pytest.mark.slow
