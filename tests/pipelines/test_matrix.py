@@ -42,6 +42,19 @@ def test_steps_count_model_calls_and_the_bar_ends_full(case: Case) -> None:
     assert [bar.n for bar in seen.bars] == [bar.total for bar in seen.bars] == [len(seen.timesteps)]
 
 
+def test_placed_calls_are_as_many_and_stand_on_the_grid_of_the_scheduler(case: Case) -> None:
+    even, placed = case.build(cached(case)), case.build(cached(case, cache_placement="noise_ratio"))
+    with watched(even, case) as expected:
+        sample(even, case)
+    with watched(placed, case) as seen:
+        result = sample(placed, case)
+    assert bool(torch.isfinite(result).all())
+    assert len(seen.timesteps) == len(expected.timesteps)
+    assert len(seen.forwards) == len(expected.forwards)
+    assert seen.timesteps == placed.scheduler.timesteps[-len(seen.timesteps) :].tolist()
+    assert placed.scheduler.plan.num_base_steps > 10 * CALLS
+
+
 @pytest.mark.slow
 def test_a_second_run_is_bit_equal_also_after_an_interruption_or_an_exception(case: Case) -> None:
     pipe = case.build(cached(case))
