@@ -276,17 +276,12 @@ class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
         )
 
     def _singularity(self, quantity: str, where: str) -> str:
-        """What divides by an alpha of zero: the model's prediction, the noise scaling, or the cached quantity."""
+        """What divides by an alpha of zero: the model's prediction or the cached quantity."""
         if self._prediction == "epsilon":
             return (
                 f'`prediction_type="epsilon"` is singular on this grid ({where}): where nothing is left of the clean '
                 "sample, the noise does not determine it. Use a grid that starts later, or a model with another "
                 "`prediction_type`."
-            )
-        if self.config.noise_scaling is not None and quantity != "epsilon":
-            return (
-                f"`noise_scaling` is singular on this grid ({where}): the clean sample does not follow from a changed "
-                "noise there. Use a factor of 1 at the noisiest timestep, or leave `noise_scaling` at None."
             )
         return (
             f'`cache_quantity`: the quantity "{quantity}" is singular on this grid ({where}, prediction '
@@ -330,9 +325,12 @@ class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
         return "sample"
 
     def _conversion(self, i: int, source: str, target: str) -> tuple[float, float]:
-        """Scalars from ``source`` to ``target`` at base node ``i``, the noise scaled as configured."""
+        """Scalars from ``source`` to ``target`` at base node ``i``, the noise scaled as configured.
+
+        Where ``alpha = 0`` nothing is scaled: the noise is the sample itself there, and no prediction.
+        """
         _, grid = self._require_grid()
-        scaling = noise_scale_function(self.config.noise_scaling)
+        scaling = noise_scale_function(self.config.noise_scaling) if grid.alphas[i] else None
         scale = None if scaling is None else scaling(grid.timesteps[i] / self.config.num_train_timesteps)
         pair: tuple[float, float] = convert_quantity(
             source,

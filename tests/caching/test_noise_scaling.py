@@ -43,6 +43,25 @@ def test_scaling_acts_on_the_implied_noise_as_in_our_own_schedulers(prediction: 
     torch.testing.assert_close(_from_the_first(stock), _from_the_first(own), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "stock",
+    [
+        diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+        diffusers.DDIMScheduler(
+            rescale_betas_zero_snr=True,
+            prediction_type="v_prediction",
+            clip_sample=False,
+            timestep_spacing="trailing",
+        ),
+    ],
+    ids=["flow", "zero SNR"],
+)
+def test_at_pure_noise_neither_our_schedulers_nor_scaled_stock_ones_scale(stock: Any) -> None:
+    own = ABCacheScheduler.from_config(stock.config, cache_interval=1, noise_scaling={"value": 0.9})
+    apply_noise_scaling(stock, {"value": 0.9})
+    torch.testing.assert_close(_from_the_first(stock), _from_the_first(own), atol=1e-5, rtol=1e-5)
+
+
 def _from_the_first(scheduler: Any) -> torch.Tensor:
     scheduler.set_timesteps(10)
     sample = SAMPLE
