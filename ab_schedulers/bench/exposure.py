@@ -38,7 +38,7 @@ from ab_schedulers.models import load
 from ab_schedulers.models.fashion_mnist import read_split, scale
 
 ARMS = ("uncached", "cached", "cached + scaling")
-_FIT_SEED, _SEED = 20_000, 20_001
+_FIT_SEED, _SEED, _FRESH_SEED = 20_000, 20_001, 20_002  # a run never draws its own first noise again
 _RUNS = 9 + 1 + len(ARMS)  # candidates of the fit, forward process, arms
 _HEADERS = (
     "model, sampler",
@@ -81,7 +81,7 @@ def clean_images(labels: torch.Tensor, data: Path) -> torch.Tensor:
 def along_sampling(predict: Any, scheduler: Any, noise: torch.Tensor, on_call: Callable[[], object]) -> Curve:
     """The curve of a run; the clean sample of each trajectory is where it ends."""
     path = NoisePath.of(scheduler)
-    options = {"generator": torch.Generator().manual_seed(_SEED)} if takes_generator(scheduler) else {}
+    options = {"generator": torch.Generator().manual_seed(_FRESH_SEED)} if takes_generator(scheduler) else {}
     sample, samples, norms = noise, [], []
     for timestep in scheduler.timesteps:
         output = predict(sample, timestep)
@@ -95,7 +95,7 @@ def along_sampling(predict: Any, scheduler: Any, noise: torch.Tensor, on_call: C
 @torch.inference_mode()
 def along_forward_process(predict: Any, scheduler: Any, clean: torch.Tensor, on_call: Callable[[], object]) -> Curve:
     """The curve of noised clean samples at the timesteps of a run."""
-    path, generator = NoisePath.of(scheduler), torch.Generator().manual_seed(_SEED)
+    path, generator = NoisePath.of(scheduler), torch.Generator().manual_seed(_FRESH_SEED)
     ratios, norms = [], []
     for timestep in scheduler.timesteps:
         sample = noised(path, clean, torch.randn(clean.shape, generator=generator), timestep)
