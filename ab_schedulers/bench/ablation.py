@@ -1,47 +1,41 @@
 """`ab-schedulers bench ablation`: EB-Cache taken apart on the noise-predicting DiT: table, scaling, both, and reuse.
 
 Every arm walks the same noises, labels and injected noises as the baseline, batch by batch in turn, so differences of
-Fréchet distances are paired by seed set and wall clocks are ratios within one batch. Tables and scalings come from
-seeds of their own.
+Fréchet distances are paired by seed set and times are ratios within one batch. What was explored, built or fitted had
+seeds of its own.
 """
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
 
+from ab_schedulers.bench.ablation_arms import (
+    MODEL,
+    SAMPLERS,
+    STEPS,
+    Arm,
+    built_arms,
+    chosen_arms,
+    explored_arms,
+    stock_scheduler,
+)
 from ab_schedulers.bench.environment import environment, fingerprint, read_json, write_json
-from ab_schedulers.bench.exposure import clean_images
 from ab_schedulers.bench.extras import import_extra
 from ab_schedulers.bench.metrics import feature_statistics, frechet_distance, paired_difference
 from ab_schedulers.bench.sampling import sample, seeded_noise
 from ab_schedulers.bench.tables import markdown_table, text_table
-from ab_schedulers.caching import (
-    NAMED_TABLES,
-    EBCacheConfig,
-    EBTable,
-    apply_eb_cache,
-    apply_noise_scaling,
-    build_eb_table,
-    fit_noise_scaling,
-    remove_cache,
-    remove_noise_scaling,
-)
+from ab_schedulers.caching import EBTable
 from ab_schedulers.models import load, load_classifier, reference_statistics
 
-SAMPLERS = {"ddpm": DDPMScheduler, "ddim": DDIMScheduler}
-_MODEL, _STEPS = "dit-epsilon", 50
-_FIRST_SEED, _BUILD_SEED, _FIT_SEED = 30_000, 29_000, 29_001
-_FIT_SAMPLES, _BUILD_SAMPLES = 32, 16
+GROUPS = ("chosen", "built", "explored")
+_FIRST_SEED, _EXPLORED_SEED = 30_000, 70_000
 _HEADERS = (
     "sampler",
     "arm",
@@ -59,32 +53,8 @@ _HEADERS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Arm:
-    """A table (None computes everything) and a factor on the predicted noise (None leaves it alone)."""
-
-    label: str
-    table: EBTable | None = None
-    noise_scaling: dict[str, Any] | None = None
-
-    @contextmanager
-    def applied(self, model: torch.nn.Module, scheduler: Any) -> Iterator[None]:
-        """Model and scheduler with the arm's cache and scaling."""
-        if self.table is not None:
-            apply_eb_cache(model, EBCacheConfig(table=self.table))
-        if self.noise_scaling is not None:
-            apply_noise_scaling(scheduler, self.noise_scaling)
-        try:
-            yield
-        finally:
-            if self.noise_scaling is not None:
-                remove_noise_scaling(scheduler)
-            if self.table is not None:
-                remove_cache(model)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ArmScore:
-    """One arm on one seed set; `seconds` are those of its batches."""
+    """One arm on one seed set; `seconds` of processor time are those of its batches."""
 
     sampler: str
     arm: str
@@ -94,101 +64,70 @@ class ArmScore:
     seconds: list[float] = field(default_factory=list)
 
 
-def prepare(sampler: str, speedup: float, data: Path, progress: Callable[[], object]) -> list[Arm]:
-    """The arms: tables built and scalings fitted for the sampler, on seeds that the comparison does not use."""
-    subject = load(_MODEL)
-    scheduler = _scheduler(subject, sampler)
-    noise, labels = seeded_noise(subject, _BUILD_SAMPLES, _BUILD_SEED)
+@dataclass(slots=True, kw_only=True)
+class _Progress:
+    """What a seed set has so far, per arm; kept in a file beside the results after every batch."""
 
-    def run(_: int) -> None:
-        sample(subject, scheduler, _STEPS, noise, labels, on_call=progress)
+    features: list[list[torch.Tensor]]
+    hits: list[int]
+    seconds: list[list[float]]
 
-    tables = {
-        action: build_eb_table(
-            subject.model, run, num_inference_steps=_STEPS, samples=1, target_speedup=speedup, action=action
-        )
-        for action in ("R", "E")
-    }
-    built = tables["R"]
-    computed = (built.computed("attention") + built.computed("mlp")) / 2
-    uniform = _uniform(round(computed))
-    scalings = [_fit(sampler, table, data, progress) for table in (None, built, tables["E"])]
-    return [
-        Arm(label="baseline"),
-        Arm(label="scaling only", noise_scaling=scalings[0]),
-        Arm(label="built table", table=built),
-        Arm(label="built table + scaling", table=built, noise_scaling=scalings[1]),
-        Arm(label="extrapolating table", table=tables["E"]),
-        Arm(label="extrapolating table + scaling", table=tables["E"], noise_scaling=scalings[2]),
-        Arm(label="uniform reuse of both", table=uniform),
-        Arm(label="released table", table=NAMED_TABLES["dit-ddpm-50"]),
-    ]
+    @classmethod
+    def read(cls, path: Path, key: str, arms: int) -> _Progress:
+        """The batches found in `path` under `key`, or none."""
+        if path.exists():
+            content = torch.load(path, weights_only=True)
+            if content.pop("key") == key:
+                return cls(**content)
+        return cls(features=[[] for _ in range(arms)], hits=[0] * arms, seconds=[[] for _ in range(arms)])
 
-
-def _uniform(computed: int) -> EBTable:
-    """Reuse of attention and MLP alike, with `computed` steps spread evenly."""
-    steps = {round(i * _STEPS / computed) for i in range(computed)}
-    row = "".join("C" if step in steps else "R" for step in range(_STEPS))
-    return EBTable(attention=row, mlp=row, provenance={"method": "uniform", "computed": computed})
-
-
-def _scheduler(subject: Any, sampler: str) -> Any:
-    return SAMPLERS[sampler].from_config(subject.scheduler.config)
-
-
-def _fit(sampler: str, table: EBTable | None, data: Path, progress: Callable[[], object]) -> dict[str, Any]:
-    bare = load(_MODEL)
-    walked = replace(bare, model=copy.deepcopy(bare.model))
-    noise, labels = seeded_noise(bare, _FIT_SAMPLES, _FIT_SEED)
-    scheduler = _scheduler(bare, sampler)
-    scheduler.set_timesteps(_STEPS)
-
-    def predict(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        progress()
-        return walked.predict(x, t, labels)
-
-    with Arm(label="fit", table=table).applied(walked.model, scheduler):
-        fit = fit_noise_scaling(
-            predict,
-            scheduler,
-            noise=noise,
-            clean=clean_images(labels, data),
-            forward_predict=None if table is None else lambda x, t: bare.predict(x, t, labels),
-        )
-    return fit.noise_scaling
+    def write(self, path: Path, key: str) -> None:
+        beside = path.with_suffix(".writing")
+        torch.save({"key": key, "features": self.features, "hits": self.hits, "seconds": self.seconds}, beside)
+        beside.replace(path)
 
 
 def measure(
-    sampler: str, arms: Sequence[Arm], seed: int, *, samples: int, batch: int, progress: Callable[[], object]
+    sampler: str,
+    arms: Sequence[Arm],
+    seed: int,
+    *,
+    samples: int,
+    batch: int,
+    kept: Path,
+    progress: Callable[[], object],
 ) -> list[ArmScore]:
-    """All arms on one seed set, in turn within each batch."""
-    subject, classifier = load(_MODEL), load_classifier()
-    scheduler = _scheduler(subject, sampler)
+    """All arms on one seed set, in turn within each batch; finished batches are kept in the file `kept`."""
+    subject, classifier = load(MODEL), load_classifier()
+    scheduler = stock_scheduler(subject, sampler)
     noise, labels = seeded_noise(subject, samples, seed)
-    features: list[list[torch.Tensor]] = [[] for _ in arms]
-    hits, seconds = [0] * len(arms), [list[float]() for _ in arms]
+    key = fingerprint(subject.model, sampler, seed, samples, batch, [asdict(arm) for arm in arms])
+    found = _Progress.read(kept, key, len(arms))
     batches = list(zip(noise.split(batch), labels.split(batch), strict=True))
-    for number, (part, classes) in enumerate(batches):
+    for number, (part, classes) in list(enumerate(batches))[len(found.seconds[-1]) :]:
         for i, arm in enumerate(arms):
             generator = torch.Generator().manual_seed(seed * 1000 + number)
             with arm.applied(subject.model, scheduler):
-                started = time.perf_counter()
-                run = sample(subject, scheduler, _STEPS, part, classes, on_call=progress, generator=generator)
-                seconds[i].append(time.perf_counter() - started)
+                started = time.process_time()
+                run = sample(subject, scheduler, STEPS, part, classes, on_call=progress, generator=generator)
+                found.seconds[i].append(time.process_time() - started)
             with torch.inference_mode():
-                features[i].append(classifier.features(run.images))
-                hits[i] += int((classifier(run.images).argmax(dim=1) == classes).sum())
-    return [
+                found.features[i].append(classifier.features(run.images))
+                found.hits[i] += int((classifier(run.images).argmax(dim=1) == classes).sum())
+        found.write(kept, key)
+    scores = [
         ArmScore(
             sampler=sampler,
             arm=arm.label,
             seed=seed,
-            frechet=frechet_distance(*feature_statistics(torch.cat(features[i])), *reference_statistics()),
-            accuracy=hits[i] / samples,
-            seconds=seconds[i],
+            frechet=frechet_distance(*feature_statistics(torch.cat(found.features[i])), *reference_statistics()),
+            accuracy=found.hits[i] / samples,
+            seconds=found.seconds[i],
         )
         for i, arm in enumerate(arms)
     ]
+    kept.unlink()
+    return scores
 
 
 def summary(sampler: str, arms: Sequence[Arm], scores: Sequence[ArmScore]) -> list[list[str]]:
@@ -202,7 +141,7 @@ def summary(sampler: str, arms: Sequence[Arm], scores: Sequence[ArmScore]) -> li
         difference = paired_difference(distances, reference)
         ratios = [a / b for s, t in zip(own, base, strict=True) for a, b in zip(t.seconds, s.seconds, strict=True)]
         lower, middle, upper = quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
-        counts = [str(_STEPS if arm.table is None else arm.table.computed(kind)) for kind in ("attention", "mlp")]
+        counts = [str(STEPS if arm.table is None else arm.table.computed(kind)) for kind in ("attention", "mlp")]
         cells.append(
             [
                 sampler,
@@ -227,51 +166,69 @@ def ablation(
     seed_sets: int,
     samples: int,
     batch: int = 100,
+    group: str = "chosen",
     speedup: float = 1.6,
     data: Path,
     out: Path,
 ) -> str:
-    """Measure what is missing in `out/ablation_SAMPLER.json`, and return the table as text.
+    """Measure what is missing in `out/ablation_SAMPLER_GROUP.json`, and return the table as text.
 
     Args:
         samplers: some of `SAMPLERS`.
         seed_sets: number of seed sets.
         samples: samples per set.
         batch: samples per batch.
+        group: which arms, one of `GROUPS`; the explored ones run on seeds that the others do not see.
         speedup: the ideal speed-up that tables are built for; what is measured is less by the overhead.
-        data: folder of Fashion-MNIST, for the fit of the scalings.
-        out: folder of the results; arms and finished seed sets found there are kept.
+        data: folder of Fashion-MNIST, for the fit of scalings.
+        out: folder of the results; arms and finished batches found there are kept.
 
     Raises:
-        ValueError: an unknown sampler, or results in `out` that belong to other settings or weights.
+        ValueError: an unknown sampler or group, or results in `out` that belong to other settings or weights.
     """
     unknown = sorted(set(samplers) - set(SAMPLERS))
     if unknown:
         raise ValueError(f"--samplers knows {', '.join(SAMPLERS)}; received {', '.join(unknown)}")
-    settings = {"samples": samples, "batch": batch, "speedup": speedup, "weights": fingerprint(load(_MODEL).model)}
+    if group not in GROUPS:
+        raise ValueError(f"--arms knows {', '.join(GROUPS)}; received {group}")
+    settings = {"samples": samples, "batch": batch, "speedup": speedup, "weights": fingerprint(load(MODEL).model)}
     tqdm = import_extra("tqdm", "the progress bar").tqdm
     cells = []
     for sampler in samplers:
-        path = out / f"ablation_{sampler}.json"
+        path = out / f"ablation_{sampler}_{group}.json"
         with tqdm(unit="call", desc=f"ablation, {sampler}", dynamic_ncols=True) as progress:
             arms, scores = _earlier(path, settings)
             if not arms:
-                arms = prepare(sampler, speedup, data, progress.update)
+                arms = prepare(group, sampler, speedup, data, progress.update)
                 _save(path, settings, arms, scores)
             done = {score.seed for score in scores}
-            seeds = range(_FIRST_SEED, _FIRST_SEED + seed_sets)
+            first = _EXPLORED_SEED if group == "explored" else _FIRST_SEED
+            seeds = range(first, first + seed_sets)
             missing = [seed for seed in seeds if seed not in done]
-            progress.reset(total=len(missing) * len(arms) * _STEPS * -(-samples // batch))
+            progress.reset(total=len(missing) * len(arms) * STEPS * -(-samples // batch))
             for seed in missing:
-                scores += measure(sampler, arms, seed, samples=samples, batch=batch, progress=progress.update)
+                kept = path.with_suffix(f".{seed}.pt")
+                scores += measure(
+                    sampler, arms, seed, samples=samples, batch=batch, kept=kept, progress=progress.update
+                )
                 _save(path, settings, arms, scores)
         cells += summary(sampler, arms, [score for score in scores if score.seed in seeds])
-    (out / "ablation.md").write_text(markdown_table(_HEADERS, cells, left=2) + "\n", encoding="utf-8")
+    (out / f"ablation_{group}.md").write_text(markdown_table(_HEADERS, cells, left=2) + "\n", encoding="utf-8")
     legend = (
-        f"Sets of {samples} samples, {_STEPS} steps; steps at which attention and MLP are computed; Fréchet distance "
-        "in 64 classifier features to the training images; speed-up of the loop, median and quartiles over batches."
+        f"Sets of {samples} samples, {STEPS} steps; steps at which attention and MLP are computed; Fréchet distance in "
+        "64 classifier features to the training images; speed-up of the loop in processor time, median and quartiles "
+        "over batches."
     )
     return f"{text_table(_HEADERS, cells, left=2)}\n\n{legend}\nResults: {out}/"
+
+
+def prepare(group: str, sampler: str, speedup: float, data: Path, progress: Callable[[], object]) -> list[Arm]:
+    """The arms of a group, the baseline first."""
+    if group == "explored":
+        return explored_arms(sampler)
+    if group == "chosen":
+        return chosen_arms(sampler)
+    return [Arm(label="baseline"), *built_arms(sampler, speedup, data, progress)]
 
 
 def _save(path: Path, settings: dict[str, Any], arms: Sequence[Arm], scores: Sequence[ArmScore]) -> None:

@@ -78,10 +78,27 @@ class EBTable:
         return cls(attention=rows[0], mlp=rows[1], provenance=provenance or {})
 
     @classmethod
-    def uniform(cls, num_steps: int, interval: int, *, action: str = REUSE) -> EBTable:
-        """Every ``interval``-th step computed, attention and MLP alike (as FORA does)."""
-        row = "".join(COMPUTE if step % interval == 0 else action for step in range(num_steps))
-        return cls(attention=row, mlp=row, provenance={"method": "uniform", "interval": interval})
+    def uniform(cls, num_steps: int, interval: int, *, action: str = REUSE, end_steps: int = 0) -> EBTable:
+        """Every ``interval``-th step computed, attention and MLP alike (as FORA does).
+
+        Args:
+            num_steps: Number of steps of the runs.
+            interval: Distance of the computed steps.
+            action: What the others do, ``"R"`` or ``"E"``.
+            end_steps: Last steps, all computed: there a sampler that draws noise has little time left to undo an error.
+
+        Raises:
+            ValueError: If ``interval`` is not positive or ``end_steps`` lies outside the run.
+        """
+        if interval < 1 or not 0 <= end_steps <= num_steps:
+            raise ValueError(
+                f"`interval` must be positive and `end_steps` between 0 and `num_steps`={num_steps}, received "
+                f'{interval} and {end_steps}; EBTable.uniform(50, 2, action="E", end_steps=10) is a start.'
+            )
+        computed = [step % interval == 0 or step >= num_steps - end_steps for step in range(num_steps)]
+        row = "".join(COMPUTE if compute else action for compute in computed)
+        noted = {"method": "uniform", "interval": interval, "action": action, "end_steps": end_steps}
+        return cls(attention=row, mlp=row, provenance=noted)
 
     @property
     def num_steps(self) -> int:

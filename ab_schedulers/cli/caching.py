@@ -61,6 +61,13 @@ def _add_ablation(benches: Commands) -> None:
         "EB-Cache taken apart: table, scaling, both, uniform reuse",
     )
     parser.add_argument("--samplers", nargs="+", default=["ddpm", "ddim"], help="ddpm, ddim (default: both)")
+    parser.add_argument(
+        "--arms",
+        dest="group",
+        default="chosen",
+        help="chosen, built as published, or explored on other seeds (default: chosen)",
+    )
+    parser.add_argument("--only", nargs="+", default=[], metavar="ARM", help="run these beside the baseline")
     add_count(parser, "--seed-sets", 4, "sets of noises")
     add_count(parser, "--samples", 2000, "samples per set")
     add_count(parser, "--batch", 100, "samples per batch")

@@ -73,16 +73,16 @@ def test_the_ablation_resumes_and_refuses_other_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Two steps in the place of fifty, and arms that need no calibration."""
-    monkeypatch.setattr(ablation, "_STEPS", 2)
+    monkeypatch.setattr(ablation, "STEPS", 2)
     table = EBTable.uniform(2, 2)
     arms = [Arm(label="baseline"), Arm(label="cached", table=table, noise_scaling={"value": 0.99})]
     monkeypatch.setattr(ablation, "prepare", lambda *_: arms)
     command = ["bench", "ablation", "--samplers", "ddpm", "--batch", "2", "--out", str(tmp_path)]
     assert main([*command, "--samples", "4", "--seed-sets", "1"]) == 0
-    first = json.loads((tmp_path / "ablation_ddpm.json").read_text())
+    first = json.loads((tmp_path / "ablation_ddpm_chosen.json").read_text())
     monkeypatch.setattr(ablation, "prepare", None)
     assert main([*command, "--samples", "4", "--seed-sets", "2"]) == 0
-    second = json.loads((tmp_path / "ablation_ddpm.json").read_text())
+    second = json.loads((tmp_path / "ablation_ddpm_chosen.json").read_text())
     assert second["scores"][:2] == first["scores"] and len(second["scores"]) == 4
     assert main([*command, "--samples", "6"]) == 2
     assert "choose another --out" in capsys.readouterr().err

@@ -133,6 +133,15 @@ def test_the_released_table_reads_as_published() -> None:
     assert table.attention[:23] == "C" * 22 + "R" and table.attention[-6:] == "RRCRRC"
 
 
+def test_a_uniform_table_computes_every_nth_step_and_the_end() -> None:
+    assert EBTable.uniform(7, 3).mlp == "CRRCRRC"
+    table = EBTable.uniform(8, 2, action="E", end_steps=3)
+    assert table.attention == table.mlp == table.cross_attention == "CECECCCC"
+    for interval, end_steps in ((0, 0), (2, 9), (2, -1)):
+        with pytest.raises(ValueError, match="`interval` must be positive and `end_steps` between"):
+            EBTable.uniform(8, interval, end_steps=end_steps)
+
+
 def test_outputs_are_kept_only_where_a_later_step_needs_them() -> None:
     table = EBTable(attention="CCCRCCEC", mlp="CCCCCCCC")
     assert table.used_later("attention", 2) == (False, False, True, False, True, True, False, False)
