@@ -167,6 +167,7 @@ def ablation(
     samples: int,
     batch: int = 100,
     group: str = "chosen",
+    only: Sequence[str] = (),
     speedup: float = 1.6,
     data: Path,
     out: Path,
@@ -179,19 +180,26 @@ def ablation(
         samples: samples per set.
         batch: samples per batch.
         group: which arms, one of `GROUPS`; the explored ones run on seeds that the others do not see.
+        only: labels of the arms of the group to run beside the baseline; all where it is empty.
         speedup: the ideal speed-up that tables are built for; what is measured is less by the overhead.
         data: folder of Fashion-MNIST, for the fit of scalings.
         out: folder of the results; arms and finished batches found there are kept.
 
     Raises:
-        ValueError: an unknown sampler or group, or results in `out` that belong to other settings or weights.
+        ValueError: an unknown sampler, group or arm, or results in `out` that belong to other settings or weights.
     """
     unknown = sorted(set(samplers) - set(SAMPLERS))
     if unknown:
         raise ValueError(f"--samplers knows {', '.join(SAMPLERS)}; received {', '.join(unknown)}")
     if group not in GROUPS:
         raise ValueError(f"--arms knows {', '.join(GROUPS)}; received {group}")
-    settings = {"samples": samples, "batch": batch, "speedup": speedup, "weights": fingerprint(load(MODEL).model)}
+    settings = {
+        "samples": samples,
+        "batch": batch,
+        "only": list(only),
+        "speedup": speedup,
+        "weights": fingerprint(load(MODEL).model),
+    }
     tqdm = import_extra("tqdm", "the progress bar").tqdm
     cells = []
     for sampler in samplers:
@@ -199,7 +207,7 @@ def ablation(
         with tqdm(unit="call", desc=f"ablation, {sampler}", dynamic_ncols=True) as progress:
             arms, scores = _earlier(path, settings)
             if not arms:
-                arms = prepare(group, sampler, speedup, data, progress.update)
+                arms = _selected(prepare(group, sampler, speedup, data, progress.update), only)
                 _save(path, settings, arms, scores)
             done = {score.seed for score in scores}
             first = _EXPLORED_SEED if group == "explored" else _FIRST_SEED
@@ -229,6 +237,15 @@ def prepare(group: str, sampler: str, speedup: float, data: Path, progress: Call
     if group == "chosen":
         return chosen_arms(sampler)
     return [Arm(label="baseline"), *built_arms(sampler, speedup, data, progress)]
+
+
+def _selected(arms: Sequence[Arm], only: Sequence[str]) -> list[Arm]:
+    """The baseline and the arms that are asked for."""
+    labels = [arm.label for arm in arms]
+    unknown = sorted(set(only) - set(labels))
+    if unknown:
+        raise ValueError(f"--only knows {', '.join(labels)}; received {', '.join(unknown)}")
+    return [arm for arm in arms if not only or arm is arms[0] or arm.label in only]
 
 
 def _save(path: Path, settings: dict[str, Any], arms: Sequence[Arm], scores: Sequence[ArmScore]) -> None:

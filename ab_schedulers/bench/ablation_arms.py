@@ -34,7 +34,13 @@ FACTORS = {"ddpm": 0.98, "ddim": 1.005}
 
 _BUILD_SEED, _FIT_SEED = 29_000, 29_001
 _FIT_SAMPLES, _BUILD_SAMPLES = 32, 16
-_ALTERNATING = EBTable.uniform(STEPS, 2, action="E", end_steps=10)
+_GRADED = NAMED_TABLES["graded-50"]
+_TABLES = {
+    "graded table": _GRADED,
+    "alternating table": EBTable.uniform(STEPS, 2, action="E", end_steps=10),
+    "table of thirds": EBTable.uniform(STEPS, 3, action="E", end_steps=17),
+    "table of quarters": EBTable.uniform(STEPS, 4, action="E", end_steps=20),
+}
 _EXPLORED_FACTORS = {"ddpm": (0.97, 0.985, 1.015, 1.03), "ddim": (0.98, 0.995, 1.005, 1.01, 1.02)}
 _WINDOWS = ((2, 14), (14, 26), (26, 38), (38, 50))
 
@@ -71,12 +77,13 @@ def stock_scheduler(subject: Any, sampler: str) -> Any:
 def chosen_arms(sampler: str) -> list[Arm]:
     """The paper's ablation with the table and the factor that `explored_arms` recommend; nothing is fitted."""
     factor = {"value": FACTORS[sampler]}
+    tables = [("alternating table", _TABLES["alternating table"]), ("graded table", _GRADED)]
     return [
         Arm(label="baseline"),
-        Arm(label=f"factor {FACTORS[sampler]}", noise_scaling=factor),
-        Arm(label="alternating table", table=_ALTERNATING),
-        Arm(label=f"alternating table, factor {FACTORS[sampler]}", table=_ALTERNATING, noise_scaling=factor),
-        Arm(label="uniform reuse of both", table=_spread(_ALTERNATING.computed("mlp"))),
+        Arm(label="factor", noise_scaling=factor),
+        *(Arm(label=name, table=table) for name, table in tables),
+        *(Arm(label=f"{name} + factor", table=table, noise_scaling=factor) for name, table in tables),
+        Arm(label="uniform reuse of both", table=_spread(_TABLES["alternating table"].computed("mlp"))),
     ]
 
 
@@ -114,11 +121,12 @@ def explored_arms(sampler: str) -> list[Arm]:
         for action, name in (("R", "reuse"), ("E", "extrapolation"))
         for low, high in _WINDOWS
     ]
-    both = [
-        Arm(label=f"alternating table, {arm.label}", table=_ALTERNATING, noise_scaling=arm.noise_scaling)
-        for arm in factors
+    tables = [
+        Arm(label=f"{name}{suffix}", table=table, noise_scaling=b)
+        for name, table in _TABLES.items()
+        for suffix, b in (("", None), (" + factor", {"value": FACTORS[sampler]}))
     ]
-    return [Arm(label="baseline"), *factors, Arm(label="alternating table", table=_ALTERNATING), *both, *windows]
+    return [Arm(label="baseline"), *factors, *windows, *tables]
 
 
 def _spread(computed: int) -> EBTable:

@@ -58,7 +58,7 @@ class ABCache(ModelHook):  # type: ignore[misc]  # diffusers' class carries no a
             compute = True
             output = self._compute(tick, history, args, kwargs)
         else:
-            answer = self._from_cached(tick, history.predict(self._node(tick), self.config.answer_order), args, kwargs)
+            answer = self._from_cached(tick, history.predict(self._node(tick), self.config.order), args, kwargs)
             output = put_together(form, answer)
         self.records.append(
             CallRecord(step=tick.step, timestep=tick.timestep, place=tick.place, computed=compute, estimate=estimate)
@@ -90,7 +90,7 @@ class ABCache(ModelHook):  # type: ignore[misc]  # diffusers' class carries no a
         if len(history.nodes) < self.config.depth or tick.step - tick.stream.memory["step"] >= self.config.interval:
             return True, None
         node = self._node(tick)
-        output = self._from_cached(tick, history.predict(node, self.config.answer_order), args, kwargs)[0]
+        output = self._from_cached(tick, history.predict(node, self.config.order), args, kwargs)[0]
         _, of_cached = self._conversion(tick, cached_to_output=True)
         difference = abs(of_cached) * history.embedded_difference(node).norm() / output.float().norm()
         if torch.distributed.is_available() and torch.distributed.is_initialized():

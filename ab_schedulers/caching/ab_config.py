@@ -21,9 +21,8 @@ class ABCacheConfig:
     Args:
         interval: After the warm-up every ``interval``-th step is computed. With ``threshold``: at least every.
         order: Number of computed outputs in the polynomial, 1 (plain reuse) to 8; as many as there are at the start.
-            None means 2, and 3 with ``threshold``.
-        warmup_steps: First steps, all computed, before the first interval, whose first step is computed too; None
-            means ``order - 1``, so that no prediction is of lower order.
+        warmup_steps: First steps, all computed, before the first interval, whose first step is computed too. None
+            means one, and none with order 1: more outputs close together make a poor start for a long window.
         end_steps: Last steps, all computed; needs ``num_inference_steps``.
         compute_steps: The computed steps, rising from 0, instead of ``interval``, ``warmup_steps`` and ``end_steps``.
         threshold: Compute a step where the embedded estimate exceeds this: the difference between the predictions of
@@ -39,13 +38,13 @@ class ABCacheConfig:
         ValueError: If an option is out of range or two contradict each other.
 
     Examples:
-        >>> config = ABCacheConfig(interval=3, order=2)
+        >>> config = ABCacheConfig(interval=3)
         >>> [step for step in range(10) if config.computes(step)]
         [0, 1, 4, 7]
     """
 
     interval: int = 3
-    order: int | None = None
+    order: int = 3
     warmup_steps: int | None = None
     end_steps: int = 0
     compute_steps: Sequence[int] | None = None
@@ -57,7 +56,7 @@ class ABCacheConfig:
     def __post_init__(self) -> None:
         options = asdict(self)
         check_integer(options, "interval", 1, None)
-        check_integer(options, "order", 1, MAX_ORDER, optional=True)
+        check_integer(options, "order", 1, MAX_ORDER)
         check_integer(options, "warmup_steps", 0, None, optional=True)
         check_integer(options, "end_steps", 0, None)
         check_integer(options, "num_inference_steps", 1, None, optional=True)
@@ -96,22 +95,15 @@ class ABCacheConfig:
         object.__setattr__(self, "compute_steps", plan.compute_steps)
 
     @property
-    def answer_order(self) -> int:
-        """``order``, or its default."""
-        if self.order is not None:
-            return self.order
-        return 2 if self.threshold is None else 3
-
-    @property
     def depth(self) -> int:
         """Number of computed outputs that are kept."""
-        return self.answer_order + (self.threshold is not None)
+        return self.order + (self.threshold is not None)
 
     def computes(self, step: int) -> bool:
         """Whether the plan calls the model at ``step``; with ``threshold``, whether it must."""
         if self.compute_steps is not None:
             return step in self.compute_steps
-        warmup = self.answer_order - 1 if self.warmup_steps is None else self.warmup_steps
+        warmup = min(self.order - 1, 1) if self.warmup_steps is None else self.warmup_steps
         if step < max(warmup, 1):
             return True
         if self.num_inference_steps is not None and step >= self.num_inference_steps - self.end_steps:
