@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
 from ab_schedulers import ABCacheScheduler, Calibration, calibrate
 from ab_schedulers.bench.metrics import rmse
 from ab_schedulers.calibration import Trajectories, estimated_calls, record
+from ab_schedulers.calibration.calibrate import _chosen
+from ab_schedulers.calibration.refinement import Trial
 
 CALLS = 6
 
@@ -54,6 +58,20 @@ def test_no_start_beats_the_choice_on_the_trajectories_held_back_and_of_the_rest
     assert candidates[0]["label"] == "default options" and candidates[0]["start"]
     if kind == "vp":
         assert any(each["label"].startswith("stock UniPC") for each in candidates)
+
+
+def test_a_fit_that_a_start_beats_on_the_trajectories_held_back_is_not_chosen_however_well_it_fits() -> None:
+    def trial(label: str, fit_error: float, held_error: float) -> Any:
+        walk = SimpleNamespace(label=label, entry=dict)
+        return Trial(walk=walk, recording=None, fit_error=fit_error, held_error=held_error)
+
+    start, overfitted, honest = trial("start", 0.5, 0.5), trial("overfitted", 0.0, 0.6), trial("honest", 0.45, 0.48)
+    runs = SimpleNamespace(config=DDIMScheduler(clip_sample=False).config)
+    assert overfitted.error < honest.error < start.error
+    entry, _ = _chosen([(start, True), (overfitted, False), (honest, False)], runs)
+    assert entry["found_as"] == "honest"
+    entry, _ = _chosen([(start, True), (overfitted, False)], runs)
+    assert entry["found_as"] == "start"
 
 
 def test_no_more_model_calls_are_made_than_estimated_and_reported(mixture: Any, noise: Any) -> None:
