@@ -390,7 +390,7 @@ class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
     def _observe(self, run: CachedRun, model_output: torch.Tensor, sample: torch.Tensor) -> Observed:
         """The cached quantity of this call; ``sample`` comes in float32 or better."""
         of_sample, of_output = run.conversions[run.next_call - run.first_call]
-        return Observed(quantity=linear(of_sample, sample, of_output, model_output))
+        return Observed(quantity=linear(of_sample, sample, of_output, model_output, out=run.spare))
 
     def _report_jump(self, run: CachedRun) -> None:
         """Say once if the model's output jumped during a finished run, where predictions reach across the jump."""
@@ -445,7 +445,7 @@ class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
     @property
     def history(self) -> tuple[torch.Tensor, ...]:
         """The cached outputs, newest first."""
-        return () if self._run is None else tuple(output.value() for output in self._run.history)
+        return () if self._run is None else tuple(output.tensor * output.factor for output in self._run.history)
 
     @property
     def error_estimates(self) -> tuple[float | None, ...]:

@@ -49,6 +49,7 @@ class CachedRun:
         history: Cached quantities, newest first, no more than the remaining rows touch.
         base_history: Base outputs, newest first, where the cached quantity is not the base sampler's.
         excerpts: A regular excerpt of every recorded output and base output, for the error estimates.
+        spare: The output that the last call's row was the last to touch: memory for the next one.
         finite: Per recorded call, on accelerators: whether the new sample was finite (read after the last call).
         kept: How many outputs and base outputs the rows after each call still touch; one output at least.
     """
@@ -63,6 +64,7 @@ class CachedRun:
     base_history: list[Scaled] = field(default_factory=list)
     excerpts: list[tuple[Scaled, Scaled | None]] = field(default_factory=list)
     finite: list[torch.Tensor] = field(default_factory=list)
+    spare: torch.Tensor | None = None
     kept: tuple[tuple[int, int], ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -149,6 +151,7 @@ class CachedRun:
         self._check_finite(checked, model_output, sample)
         depth, base_depth = self.kept[len(self.excerpts)]
         self.excerpts.append(excerpt)
+        self.spare = history[depth].tensor if depth < min(len(history), len(row.history)) else None
         self.history, self.base_history = history[:depth], base_history[:base_depth]
         return result
 

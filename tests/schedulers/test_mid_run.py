@@ -168,3 +168,66 @@ def test_a_generator_for_each_sample_makes_it_independent_of_its_batch(kind: str
     both = ended(start(), [3, 4])
     for place, seed in enumerate((3, 4)):
         assert torch.equal(ended(start()[place : place + 1], [seed])[0], both[place])
+
+
+def walk_float32(kind: str, context: Callable[[int], Any], after: Callable[[Any, int], None]) -> torch.Tensor:
+    """A float32 run of 10 calls, the last sample; ``context`` surrounds every step, ``after`` follows it."""
+    ours, config, step = KINDS[kind]
+    scheduler = ours(**config)
+    scheduler.set_timesteps(10)
+    outputs = torch.randn(10, 2, 3, 4, 4, generator=torch.Generator().manual_seed(3))
+    sample, generator = outputs[0] / 2, torch.Generator().manual_seed(7)
+    for call, timestep in enumerate(scheduler.timesteps):
+        with context(call):
+            stepped = scheduler.step(outputs[call].clone(), timestep, sample.clone(), generator=generator, **step)
+        sample = stepped.prev_sample
+        after(scheduler, call)
+    return sample.detach().clone()
+
+
+@every_kind
+def test_memory_that_is_used_again_changes_no_result(kind: str) -> None:
+    def forget(scheduler: Any, _: int) -> None:
+        scheduler._run.spare = None
+
+    used = []
+    again = walk_float32(kind, lambda _: torch.no_grad(), lambda s, _: used.append(s._run.spare is not None))
+    assert any(used)
+    torch.testing.assert_close(again, walk_float32(kind, lambda _: torch.no_grad(), forget), rtol=0, atol=0)
+
+
+@every_kind
+def test_a_run_may_enter_and_leave_inference_mode(kind: str) -> None:
+    mixed = walk_float32(kind, lambda call: torch.inference_mode(call % 2 == 0), lambda *_: None)
+    torch.testing.assert_close(mixed, walk_float32(kind, lambda _: torch.no_grad(), lambda *_: None), rtol=0, atol=0)
+
+
+@every_kind
+def test_outputs_read_from_the_history_stay_as_they_were(kind: str) -> None:
+    read: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def keep(scheduler: Any, _: int) -> None:
+        read.extend((output, output.clone()) for output in scheduler.history)
+
+    walk_float32(kind, lambda _: torch.no_grad(), keep)
+    assert all(torch.equal(output, copied) for output, copied in read)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "flow stochastic"])  # takes no given noise
+def test_a_run_can_be_differentiated(kind: str) -> None:
+    gradients = []
+    for precision in (torch.float32, torch.float64):
+        ours, config, step = KINDS[kind]
+        scheduler = ours(**config)
+        scheduler.set_timesteps(10)
+        weight = torch.tensor(0.5, dtype=precision, requires_grad=True)
+        sample = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(3)).to(precision)
+        noise = torch.randn(10, 1, 3, 4, 4, generator=torch.Generator().manual_seed(4)).to(precision)
+        drawn = {"variance_noise": noise} if kind in STOCHASTIC else {}
+        for call, timestep in enumerate(scheduler.timesteps):
+            given = {name: value[call] for name, value in drawn.items()}
+            sample = scheduler.step(weight * torch.tanh(sample), timestep, sample, **step, **given).prev_sample
+        sample.square().sum().backward()
+        assert weight.grad is not None
+        gradients.append(weight.grad.double())
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-3)
