@@ -36,6 +36,7 @@ def add_benches(benches: Commands) -> None:
     _add_solvers(benches)
     _add_caches(benches)
     _add_speed(benches)
+    _add_latency(benches)
     _add_jumps(benches)
     add_command(
         benches,
@@ -111,6 +112,26 @@ def _add_speed(benches: Commands) -> None:
     )
     add_models(parser)
     add_count(parser, "--repeats", 20, "interleaved repeats")
+    add_out(parser)
+    add_threads(parser)
+
+
+def _add_latency(benches: Commands) -> None:
+    parser = add_command(
+        benches,
+        "latency",
+        "ab_schedulers.bench.latency:latency",
+        "released architectures with random weights: wall clock and memory against the number of calls",
+    )
+    parser.add_argument(
+        "--architectures", nargs="+", default=[], metavar="NAME", help="SDXL, SD3, FLUX.1-dev, ... (default: all)"
+    )
+    add_counts(parser, "--calls", (), "model calls (default: a half, a third and a fifth of the usual steps)")
+    parser.add_argument(
+        "--scale", choices=("full", "tiny"), default="full", help="size of the models (default: %(default)s)"
+    )
+    parser.add_argument("--device", default="auto", help="cuda, cpu, ... (default: CUDA where there is one)")
+    add_count(parser, "--repeats", 3, "interleaved repeats")
     add_out(parser)
     add_threads(parser)
 
