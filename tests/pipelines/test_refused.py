@@ -8,11 +8,10 @@ import diffusers
 import pytest
 import torch
 from diffusers.pipelines.ledits_pp.pipeline_leditspp_stable_diffusion import compute_noise
-from tiny_pipelines import CASES, cached, components_of, sample
+from tiny_pipelines import BY_NAME, Case, cached, components_of, named, sample
 
 from ab_schedulers import ABCacheScheduler
 
-BY_NAME = {case.name: case for case in CASES}
 CONFIGS: list[tuple[str, Any, str]] = [
     ("Mochi", lambda: diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True), "runs from data to noise"),
     ("StableAudio", lambda: diffusers.EDMDPMSolverMultistepScheduler(), "preconditions the model by sigma"),
@@ -62,9 +61,8 @@ def test_sigmas_that_rise_as_in_cosmos_are_refused() -> None:
         scheduler.set_timesteps(sigmas=torch.linspace(0, 1, 8))
 
 
-@pytest.mark.parametrize("name", ["StableDiffusionPipeline-ddim", "StableDiffusion3Pipeline"])
-def test_a_second_step_in_one_iteration_is_refused(name: str) -> None:
-    case = BY_NAME[name]
+@named("StableDiffusionPipeline-ddim", "StableDiffusion3Pipeline")
+def test_a_second_step_in_one_iteration_is_refused(case: Case) -> None:
     pipe = case.build(cached(case))
 
     def step_again(pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:

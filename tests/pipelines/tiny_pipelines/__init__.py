@@ -1,12 +1,11 @@
 """Real pipelines of diffusers with small random components: the matrix that the tests run."""
 
-from . import conditioned, image_transformers, unets, videos
-from .case import Case, components_of
-from .running import CALLS, Watch, as_tensor, cached, counterpart, difference, sample, watched
-
-CASES: list[Case] = [*unets.CASES, *image_transformers.CASES, *videos.CASES, *conditioned.CASES]
+from .case import Case, components_of, placed
+from .running import CALLS, Watch, as_tensor, cached, counterpart, difference, rounding, sample, watched
+from .selection import BY_NAME, CASES, named, of
 
 __all__ = [
+    "BY_NAME",
     "CALLS",
     "CASES",
     "Case",
@@ -16,6 +15,10 @@ __all__ = [
     "components_of",
     "counterpart",
     "difference",
+    "named",
+    "of",
+    "placed",
+    "rounding",
     "sample",
     "watched",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ class Case:
         mode: "text" for text to X, "image" for modes that start from a picture or a video.
         settings: Further arguments of the pipeline's constructor.
         attributes: What is set on the pipeline, where its constructor only knows full sizes.
+        device: Where the models and the call arguments lie; generators stay on the CPU.
     """
 
     pipeline: str
@@ -41,6 +43,7 @@ class Case:
     mode: str = "text"
     settings: Mapping[str, Any] = field(default_factory=dict)
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
 
     @property
     def name(self) -> str:
@@ -63,13 +66,27 @@ class Case:
 
 
 @cache
-def _built(components: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
-    return components()
+def _built(components: Callable[[], Mapping[str, Any]], device: str) -> Mapping[str, Any]:
+    if device == "cpu":
+        return components()
+    return {name: placed_module(part, device) for name, part in _built(components, "cpu").items()}
+
+
+def placed_module(part: Any, device: str) -> Any:
+    """A copy of a model on `device`; other components as they are."""
+    return copy.deepcopy(part).to(device) if isinstance(part, torch.nn.Module) else part
+
+
+def placed(value: Any, device: str) -> Any:
+    """A call argument with its tensors on `device`."""
+    if isinstance(value, list):
+        return [placed(item, device) for item in value]
+    return value.to(device) if isinstance(value, torch.Tensor) else value
 
 
 def components_of(case: Case) -> dict[str, Any]:
-    """The components of a case, built once."""
-    return dict(_built(case.components))
+    """The components of a case on its device, built once."""
+    return dict(_built(case.components, case.device))
 
 
 def seeded(build: Callable[..., torch.nn.Module], seed: int = 0, **config: Any) -> Any:

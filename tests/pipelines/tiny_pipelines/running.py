@@ -20,7 +20,7 @@ from diffusers import (
 from ab_schedulers import ABCacheScheduler
 from ab_schedulers.schedulers.parameters import base_parameters
 
-from .case import Case
+from .case import Case, placed
 
 CALLS = 4
 BASES = (DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler)
@@ -52,8 +52,14 @@ def sample(
     pipe: Any, case: Case, *, seeds: Sequence[int] = (0,), size: int | None = None, **arguments: Any
 ) -> torch.Tensor:
     """What the pipeline returns; four calls unless `arguments` say otherwise."""
-    given = case.arguments(seeds, case.sizes[0] if size is None else size)
-    return as_tensor(pipe(**{**given, "num_inference_steps": CALLS, **arguments})[0])
+    given = {**case.arguments(seeds, case.sizes[0] if size is None else size), **arguments}
+    on_device = {name: placed(value, case.device) for name, value in given.items()}
+    return as_tensor(pipe(**{"num_inference_steps": CALLS, **on_device})[0])
+
+
+def rounding(case: Case) -> float:
+    """How far two ways to compute the same run may end apart: kernels of a GPU round in another order."""
+    return 2e-5 if case.device == "cpu" else 1e-3
 
 
 def difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
