@@ -1,7 +1,7 @@
 """`ab-schedulers bench latency`: wall clock and peak memory of released architectures against the number of calls.
 
-The weights are random: what is timed is the pipeline's own loop at the size it is used at, not a picture. Both schedulers
-run in turn within one process, at equal model calls and at the usual number of steps.
+The weights are random: what is timed is the pipeline's own loop at the size it is used at, not a picture. Both
+schedulers run in turn within one process, at equal model calls, and stock also at its usual number of steps.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import platform
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -20,14 +20,13 @@ import torch
 from ab_schedulers.bench.architectures import ARCHITECTURES, Architecture
 from ab_schedulers.bench.environment import environment, read_json, write_json
 from ab_schedulers.bench.extras import import_extra
-from ab_schedulers.bench.tables import markdown_table, text_table
+from ab_schedulers.bench.latency_tables import GIB, HEADERS, latency_report, latency_rows
+from ab_schedulers.bench.tables import text_table
 from ab_schedulers.schedulers import ABCacheScheduler
 
-_HEADERS = ("model", "scheduler", "calls", "base steps", "seconds", "range", "speed", "ms of step", "peak GiB")
 _SHARES = (1, 2, 3, 5)
-_GIB = 2**30
 # Activations at the sizes of `ARCHITECTURES` need a few GiB beside the weights.
-_ROOM = 6 * _GIB
+_ROOM = 6 * GIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,10 +211,12 @@ def latency(
             measured.append(entry)
             entries = [item for item in entries if _key(item) != _key(entry)] + [entry]
             write_json(out / "latency.json", entries)
-            (out / "latency.md").write_text(_report(entries), encoding="utf-8")
-    lines = [text_table(_HEADERS, [row for entry in measured for row in _cells(entry)])] if measured else []
+            (out / "latency.md").write_text(latency_report(entries), encoding="utf-8")
+    lines = [text_table(HEADERS, [row for entry in measured for row in latency_rows(entry)])] if measured else []
     lines += left_out
-    lines.append(f"{repeats} repeats in turn, random weights, bfloat16, {device_name(place)}. Results: {out}/latency.json")
+    lines.append(
+        f"{repeats} repeats in turn, random weights, bfloat16, {device_name(place)}. Results: {out}/latency.json"
+    )
     return "\n".join(lines)
 
 
@@ -243,7 +244,7 @@ def _no_room(architecture: Architecture, scale: str, device: torch.device) -> st
     free, _ = torch.cuda.mem_get_info(device)
     if needed <= free:
         return None
-    return f"{architecture.name} left out: needs about {needed / _GIB:.0f} GiB, {free / _GIB:.0f} GiB are free."
+    return f"{architecture.name} left out: needs about {needed / GIB:.0f} GiB, {free / GIB:.0f} GiB are free."
 
 
 def _entry(architecture: Architecture, scale: str, device: torch.device, timings: Sequence[Timing]) -> dict[str, Any]:
@@ -261,31 +262,3 @@ def _entry(architecture: Architecture, scale: str, device: torch.device, timings
 
 def _key(entry: dict[str, Any]) -> tuple[str, str, str]:
     return entry["architecture"], entry["scale"], entry["device"]
-
-
-def _cells(entry: dict[str, Any]) -> Iterable[list[str]]:
-    usual = median(entry["timings"][0]["seconds"])
-    for timing in entry["timings"]:
-        seconds, peak = timing["seconds"], timing["peak_bytes"]
-        yield [
-            entry["architecture"],
-            timing["scheduler"],
-            str(timing["calls"]),
-            str(timing["base_steps"]),
-            f"{median(seconds):.3g}",
-            f"{min(seconds):.3g} to {max(seconds):.3g}",
-            f"{usual / median(seconds):.2f}x",
-            f"{1000 * timing['step_seconds']:.2f}",
-            "-" if peak is None else f"{peak / _GIB:.2f}",
-        ]
-
-
-def _report(entries: Sequence[dict[str, Any]]) -> str:
-    """A table per device and scale."""
-    parts = []
-    for device, scale in dict.fromkeys((entry["device"], entry["scale"]) for entry in entries):
-        together = [entry for entry in entries if (entry["device"], entry["scale"]) == (device, scale)]
-        versions = together[0]["environment"]
-        parts.append(f"{device}, scale {scale}, torch {versions['torch']}, diffusers {versions['diffusers']}\n")
-        parts.append(markdown_table(_HEADERS, [row for entry in together for row in _cells(entry)], left=2) + "\n")
-    return "\n".join(parts)

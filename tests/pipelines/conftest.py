@@ -31,3 +31,13 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def _reproducible_kernels(request: pytest.FixtureRequest) -> Iterator[None]:
+    """On CUDA, convolutions in float32 proper, by the same algorithm every time."""
+    if request.node.get_closest_marker("gpu") is None:
+        yield
+        return
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -173,12 +174,12 @@ def test_the_scheduler_alone_is_loaded_from_the_folder_of_a_pipeline(case: Case,
 
 
 @pytest.mark.gpu
-@named("StableDiffusionPipeline-ddim", "FluxPipeline-distilled", "WanPipeline-2.2")
-def test_model_offload_changes_nothing(case: Case) -> None:
+@pytest.mark.parametrize("name", ["StableDiffusionPipeline-ddim", "FluxPipeline-distilled", "WanPipeline-2.2"])
+def test_model_offload_on_cuda_changes_nothing(name: str) -> None:
     pytest.importorskip("accelerate")
-    resident = own_components(case.build(cached(case))).to("cuda")
-    expected = sample(resident, case)
-    offloaded = own_components(case.build(cached(case)))
+    case = replace(BY_NAME[name], device="cuda")
+    expected = sample(case.build(cached(case)), case)
+    offloaded = own_components(BY_NAME[name].build(cached(case)))
     offloaded.enable_model_cpu_offload()
     assert torch.equal(sample(offloaded, case).cpu(), expected.cpu())
     assert torch.equal(sample(offloaded, case).cpu(), expected.cpu())

@@ -1,4 +1,4 @@
-"""The matrix on a device that is not the CPU: nothing mixes, and the host waits for it no more often in a longer run."""
+"""The matrix on a device other than the CPU: nothing mixes, and the host waits no more often in a longer run."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A second device for machines without one: it computes on the CPU, and mixes with the CPU no more than CUDA does.
+"""A second device for machines without one: it computes on the CPU, and mixes with it no more than CUDA does.
 
-Tensors on it say that they lie on "meta". Operations that mix them with CPU tensors raise, and every value that the host
-reads from the device is counted, since it is there that a GPU is waited for.
+Tensors on it say that they lie on "meta". Operations that mix them with CPU tensors raise, and every value that the
+host reads from it is counted, since that is where a GPU is waited for.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ DEVICE = torch.device("meta")
 aten = torch.ops.aten
 # Operations that take CPU tensors beside those of the device: a copy, and an index.
 _MIXING = {aten.copy_.default, aten.index.Tensor, aten.index_put.default, aten.index_put_.default}
+_READING = {aten._local_scalar_dense.default, aten.nonzero.default}
 
 
 class OnDevice(torch.Tensor):
-    """A tensor on the device: the values lie in `values`, on the CPU."""
+    """A tensor on the device: its values lie in `values`, on the CPU."""
 
     values: torch.Tensor
 
@@ -41,20 +42,22 @@ class OnDevice(torch.Tensor):
         tensor.values = values
         return tensor
 
+    # What torch answers below the level of operations, where the values would be missing.
+
     def untyped_storage(self) -> Any:
         return self.values.untyped_storage()
 
     def item(self) -> Any:
         return aten._local_scalar_dense.default(self)
 
-    def __getitem__(self, index: Any) -> Any:
-        return super().__getitem__(torch.tensor(index) if isinstance(index, list) else index)
-
     def tolist(self) -> Any:
         return self.to("cpu").tolist()
 
     def __bool__(self) -> bool:
         return bool(self.item())
+
+    def __getitem__(self, index: Any) -> Any:
+        return super().__getitem__(torch.tensor(index) if isinstance(index, list) else index)
 
     def __repr__(self) -> str:
         return f"OnDevice({self.values})"
@@ -66,7 +69,7 @@ class OnDevice(torch.Tensor):
 
 @dataclass
 class Reads:
-    """What the host read from the device: the function of the scheduler that asked, or "" for any other."""
+    """What the host read from the device: the name of the function of ours that asked, "" for any other."""
 
     by: list[str] = field(default_factory=list)
 
@@ -78,55 +81,20 @@ class _Computing(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         keywords = dict(kwargs or {})
-        leaves = [leaf for leaf in tree_leaves((args, keywords)) if isinstance(leaf, torch.Tensor)]
-        here = [leaf for leaf in leaves if isinstance(leaf, OnDevice)]
-        target = keywords.get("device")
-        onto = target is not None and torch.device(target).type == DEVICE.type
-        if any(leaf.device == DEVICE and not isinstance(leaf, OnDevice) for leaf in leaves):
-            raise RuntimeError(f"{func}: a tensor came to {DEVICE} without its values")
-        if not here and not onto:
+        tensors = [leaf for leaf in tree_leaves((args, keywords)) if isinstance(leaf, torch.Tensor)]
+        device = keywords.get("device")
+        onto = device is not None and torch.device(device).type == DEVICE.type
+        away = (device is not None and not onto) or (func is aten.copy_.default and not isinstance(args[0], OnDevice))
+        if not onto and not any(isinstance(tensor, OnDevice) for tensor in tensors):
             return func(*args, **keywords)
-        if onto and not here:
-            generator = keywords.get("generator")
-            if generator is not None:
-                raise RuntimeError(f"{func}: a generator of the CPU cannot draw on {DEVICE}")
-        away = target is not None and not onto
-        if here and func not in _MIXING:
-            others = [leaf for leaf in leaves if not isinstance(leaf, OnDevice) and leaf.dim() > 0]
-            if others:
-                raise RuntimeError(f"{func} mixes tensors on {DEVICE} and cpu")
-        if func is aten.index.Tensor and not isinstance(args[0], OnDevice):
-            raise RuntimeError(f"{func}: indices on {DEVICE} for a tensor on cpu")
-        if away or func in (aten._local_scalar_dense.default, aten.nonzero.default) or (
-            func is aten.copy_.default and not isinstance(args[0], OnDevice)
-        ):
+        _check(func, args, keywords, tensors)
+        if away or func in _READING:
             self.reads.by.append(_reader())
         if onto:
             keywords["device"] = torch.device("cpu")
-        plain_args, plain_keywords = tree_map(_values, (args, keywords))
-        result = func(*plain_args, **plain_keywords)
-        if away or (func is aten.copy_.default and not isinstance(args[0], OnDevice)):
-            return result
-        owners = {id(leaf.values): leaf for leaf in here}
-        return tree_map(lambda x: _wrapped(x, owners), result)
-
-
-def _values(item: Any) -> Any:
-    return item.values if isinstance(item, OnDevice) else item
-
-
-def _wrapped(item: Any, owners: dict[int, OnDevice]) -> Any:
-    if not isinstance(item, torch.Tensor) or isinstance(item, OnDevice):
-        return item
-    return owners.get(id(item)) if id(item) in owners else OnDevice(item)
-
-
-def _reader() -> str:
-    """The innermost function of our schedulers on the stack."""
-    for frame in reversed(traceback.extract_stack()):
-        if "ab_schedulers" in frame.filename:
-            return frame.name
-    return ""
+        result = func(*tree_map(_values, args), **tree_map(_values, keywords))
+        owners = {id(tensor.values): tensor for tensor in tensors if isinstance(tensor, OnDevice)}
+        return result if away else tree_map(lambda item: _owned(item, owners), result)
 
 
 class _Constructing(TorchFunctionMode):
@@ -137,8 +105,39 @@ class _Constructing(TorchFunctionMode):
         if func not in (torch.tensor, torch.as_tensor):
             return func(*args, **keywords)
         device = keywords.pop("device", None)
-        read = tree_map(lambda item: item.item() if isinstance(item, OnDevice) and item.dim() == 0 else item, args)
-        return func(*read, **keywords).to(device)
+        data = tree_map(lambda item: item.item() if isinstance(item, OnDevice) and item.dim() == 0 else item, args)
+        return func(*data, **keywords).to(device)
+
+
+def _check(func: Any, args: Any, keywords: dict[str, Any], tensors: list[torch.Tensor]) -> None:
+    here = [isinstance(tensor, OnDevice) for tensor in tensors]
+    if any(tensor.device == DEVICE and not known for tensor, known in zip(tensors, here, strict=True)):
+        raise RuntimeError(f"{func}: a tensor came to {DEVICE} without its values")
+    if keywords.get("generator") is not None:
+        raise RuntimeError(f"{func}: a generator of the CPU cannot draw on {DEVICE}")
+    if func is aten.index.Tensor and not isinstance(args[0], OnDevice):
+        raise RuntimeError(f"{func}: indices on {DEVICE} for a tensor on cpu")
+    if func not in _MIXING and any(here) and any(t.dim() for t, known in zip(tensors, here, strict=True) if not known):
+        raise RuntimeError(f"{func} mixes tensors on {DEVICE} and cpu")
+
+
+def _values(item: Any) -> Any:
+    return item.values if isinstance(item, OnDevice) else item
+
+
+def _owned(item: Any, owners: dict[int, OnDevice]) -> Any:
+    """A result on the device: the tensor itself where an operation worked in place."""
+    if not isinstance(item, torch.Tensor):
+        return item
+    return owners[id(item)] if id(item) in owners else OnDevice(item)
+
+
+def _reader() -> str:
+    """The innermost function of the package on the stack."""
+    for frame in reversed(traceback.extract_stack()):
+        if "/ab_schedulers/" in frame.filename:
+            return frame.name
+    return ""
 
 
 @contextmanager
