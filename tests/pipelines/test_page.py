@@ -32,6 +32,13 @@ def test_the_verified_pipelines_are_those_of_the_matrix() -> None:
         assert f"`{type(cached(case)).__name__}`" in row
 
 
+def test_every_verified_pipeline_has_its_family_with_calls_and_limits() -> None:
+    families = section("families")
+    assert sorted(set(pipelines(families)) - {"LTXConditionPipeline"}) == sorted({case.pipeline for case in CASES})
+    for family in families.split("### ")[1:]:
+        assert all(f"- **{entry}**: " in family for entry in ("Calls", "Seen here", "Limits"))
+
+
 def test_the_figures_to_reach_are_reached() -> None:
     assert len({case.pipeline for case in CASES if case.mode == "text"}) >= 20
     assert len({case.pipeline for case in CASES if case.mode == "image"}) >= 7
