@@ -203,7 +203,7 @@ BLOCKS = {
 
 
 @named(*BLOCKS)
-@pytest.mark.filterwarnings("ignore:.*[Mm]odular:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*[Mm]odular:UserWarning", "ignore:Unexpected input:UserWarning")
 def test_denoising_blocks_of_a_modular_pipeline_take_our_scheduler(case: Case) -> None:
     module, name = BLOCKS[case.name]
     blocks = pytest.importorskip(f"diffusers.modular_pipelines.{module}.modular_blocks_{module}")
