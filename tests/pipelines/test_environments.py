@@ -21,6 +21,7 @@ from tiny_pipelines import (
     counterpart,
     difference,
     named,
+    own_components,
     placed,
     rounding,
     sample,
@@ -28,14 +29,6 @@ from tiny_pipelines import (
 
 VERSION = tuple(int(number) for number in diffusers.__version__.split(".")[:2])
 HALF = [torch.float16, torch.bfloat16]
-
-
-def own_components(pipe: Any) -> Any:
-    """The pipeline with copies of its modules, which may be changed."""
-    for name, module in pipe.components.items():
-        if isinstance(module, torch.nn.Module):
-            setattr(pipe, name, copy.deepcopy(module))
-    return pipe
 
 
 # -- half precision ------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_pipelines import BY_NAME, CASES, Case, cached, difference, sample
+from tiny_pipelines import BY_NAME, CASES, Case, cached, difference, own_components, sample
 from tiny_pipelines.second_device import DEVICE, OnDevice, second_device
 
 CALLS = 6
@@ -68,7 +68,7 @@ def test_model_offload_moves_the_models_and_changes_nothing(name: str, monkeypat
     case = BY_NAME[name]
     resident, _ = on_second_device(case, cached(case))
     with second_device():
-        pipe = case.build(cached(case))
+        pipe = own_components(case.build(cached(case)))
         pipe.enable_model_cpu_offload(device=DEVICE.type)
         denoiser = getattr(pipe, case.denoisers[0])
         seen: list[str] = []

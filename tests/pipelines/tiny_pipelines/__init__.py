@@ -1,7 +1,7 @@
 """Real pipelines of diffusers with small random components: the matrix that the tests run."""
 
 from .case import Case, components_of, placed
-from .running import CALLS, Watch, as_tensor, cached, counterpart, difference, rounding, sample, watched
+from .running import CALLS, Watch, as_tensor, cached, counterpart, difference, own_components, rounding, sample, watched
 from .selection import BY_NAME, CASES, named, of
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "difference",
     "named",
     "of",
+    "own_components",
     "placed",
     "rounding",
     "sample",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -55,6 +56,14 @@ def sample(
     given = {**case.arguments(seeds, case.sizes[0] if size is None else size), **arguments}
     on_device = {name: placed(value, case.device) for name, value in given.items()}
     return as_tensor(pipe(**{"num_inference_steps": CALLS, **on_device})[0])
+
+
+def own_components(pipe: Any) -> Any:
+    """The pipeline with copies of its modules, which may be changed."""
+    for name, module in pipe.components.items():
+        if isinstance(module, torch.nn.Module):
+            setattr(pipe, name, copy.deepcopy(module))
+    return pipe
 
 
 def rounding(case: Case) -> float:
