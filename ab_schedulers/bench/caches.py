@@ -20,8 +20,8 @@ from ab_schedulers.bench.methods import base
 from ab_schedulers.bench.metrics import rmse
 from ab_schedulers.bench.sampling import sample, seeded_noise
 from ab_schedulers.bench.solver_results import SEARCH_SEED
-from ab_schedulers.bench.solvers import Trial, prepare
 from ab_schedulers.bench.tables import markdown_table
+from ab_schedulers.bench.trials import ModelTrial, prepare_model
 from ab_schedulers.models import load
 
 _HEADERS = ("cache", "setting", "computed", "skipped", "layers", "RMSE to the base", "RMSE to the converged")
@@ -50,7 +50,7 @@ class CacheEntry:
     refused: str = ""
 
 
-def measure_caches(trial: Trial, method: CacheMethod, calls: int, steps: int, fine: torch.Tensor) -> CacheEntry:
+def measure_caches(trial: ModelTrial, method: CacheMethod, calls: int, steps: int, fine: torch.Tensor) -> CacheEntry:
     """The run of `method` that comes nearest to the base's result `fine`, among its settings with `calls` calls."""
     name = trial.subject.name
     try:
@@ -67,7 +67,7 @@ def measure_caches(trial: Trial, method: CacheMethod, calls: int, steps: int, fi
     return min(found, key=lambda entry: sum(entry.to_base))
 
 
-def _entry(trial: Trial, method: CacheMethod, calls: int, run: CachedRun, fine: torch.Tensor) -> CacheEntry:
+def _entry(trial: ModelTrial, method: CacheMethod, calls: int, run: CachedRun, fine: torch.Tensor) -> CacheEntry:
     pairs = zip(run.images.chunk(trial.sets), fine.chunk(trial.sets), strict=True)
     return CacheEntry(
         model=trial.subject.name,
@@ -120,7 +120,7 @@ def caches(*, models: Sequence[str], calls: Sequence[int], steps: int, sets: int
     parts, entries = ["# Caches on one base at equal computed steps"], []
     for name in models:
         subject = load(name)
-        trial, note = prepare(subject, sets, samples, out / "references")
+        trial, note = prepare_model(subject, sets, samples, out / "references")
         stock = base(subject.scheduler, steps)
         fine = sample(subject, stock.scheduler, steps, trial.noise, trial.labels).images
         parts.append(

@@ -10,11 +10,14 @@ from typing import Any
 
 import torch
 
+from ab_schedulers.bench.competitors import Competitor, placed_competitor
 from ab_schedulers.bench.environment import fingerprint, read_json, write_json
 from ab_schedulers.bench.methods import Contender
 from ab_schedulers.bench.solver_results import OWN, Entry, Results, best
-from ab_schedulers.bench.solvers import Competitor, Trial, measure, placed_competitor, prepare, run_solvers
+from ab_schedulers.bench.solvers import measure, run_solvers
 from ab_schedulers.bench.tables import markdown_table
+from ab_schedulers.bench.trials import Trial, prepare
+from ab_schedulers.bench.user_pipelines import load_pipeline, read_runs
 from ab_schedulers.calibration import Calibration, Trajectories, calibrate, record
 from ab_schedulers.models import BUNDLED, load
 
@@ -67,7 +70,7 @@ def calibrate_model(
         pipe, noise = calibration_inputs(bundled, trajectories, seed)
         options = {"inputs": noise, "config": bundled.scheduler.config}
     else:
-        pipe, options = _pipeline(model), {"inputs": _runs(inputs), "seed": seed}
+        pipe, options = load_pipeline(model), {"inputs": read_runs(inputs), "seed": seed}
     known = None
     if references is not None:
         known = Trajectories.load(references) if references.exists() else record(pipe, **options)
@@ -75,27 +78,6 @@ def calibrate_model(
     found = calibrate(pipe, calls, trajectories=known, max_model_calls=max_model_calls, **options)
     found.save(out)
     return f"{found}\n\n{found.report['model_calls']} model calls. Calibration: {out}"
-
-
-def _pipeline(path: str) -> Any:
-    from diffusers import DiffusionPipeline
-
-    if not (Path(path) / "model_index.json").is_file():
-        raise ValueError(
-            f"{path!r} is neither a bundled model ({', '.join(BUNDLED)}) nor the folder of a saved pipeline; pass one."
-        )
-    return DiffusionPipeline.from_pretrained(path)
-
-
-def _runs(path: Path | None) -> list[dict[str, Any]]:
-    if path is None:
-        raise ValueError(
-            'a pipeline needs --inputs FILE, a JSON list of the arguments of its runs, such as [{"prompt": "a boat"}].'
-        )
-    content = read_json(path)
-    if not isinstance(content, list):
-        raise ValueError(f"{path} must hold a JSON list of the arguments of the pipeline's runs; write such a file.")
-    return content
 
 
 def calibration(

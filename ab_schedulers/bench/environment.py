@@ -26,11 +26,15 @@ def environment() -> dict[str, object]:
 
 def fingerprint(model: torch.nn.Module | None, *settings: object) -> str:
     """Short hash of the weights of `model` and of `settings`: changed weights or options get a new one."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=_described).encode())
     for name, tensor in sorted(({} if model is None else model.state_dict()).items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().float().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _described(value: object) -> object:
+    return value.tolist() if isinstance(value, torch.Tensor) else str(value)
 
 
 def read_json(path: Path) -> Any:

@@ -24,6 +24,9 @@ class IPNDMOnGrid:
         ValueError: another prediction type.
     """
 
+    init_noise_sigma = 1.0
+    order = 1
+
     def __init__(self, schedule: Mapping[str, Any], spacing: str) -> None:
         if schedule["prediction_type"] not in ("epsilon", "v_prediction"):
             raise ValueError(f"IPNDM needs epsilon or v_prediction; received {schedule['prediction_type']!r}")
@@ -38,6 +41,10 @@ class IPNDMOnGrid:
         self._solver = diffusers.IPNDMScheduler(trained_betas=(ratios / (1.0 + ratios**2).sqrt()).tolist())
         self._solver.set_timesteps(num_inference_steps)
         self._index = 0
+
+    def scale_model_input(self, sample: torch.Tensor, timestep: object = None) -> torch.Tensor:
+        """The sample as it is."""
+        return sample
 
     def step(
         self, model_output: torch.Tensor, timestep: object, sample: torch.Tensor, return_dict: bool = False

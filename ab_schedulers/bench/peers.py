@@ -6,6 +6,7 @@ its label names. What diffusers does badly at a setting is left as it is: a user
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ FLOW_SHIFTS = (1.0, 1.5, 2.0, 2.5, 3.0)
 Options = Mapping[str, Any]
 _SPACINGS = ("trailing", "linspace", "leading")
 _BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
+_ZERO_SNR = "rescale_betas_zero_snr"
 _SCHEDULES = {"karras": "use_karras_sigmas", "exponential": "use_exponential_sigmas"}
 _DPM_SCHEDULES = {"lu": "use_lu_lambdas", "beta": "use_beta_sigmas"}
 _CLIPPED: Options = {"lambda_min_clipped": -5.1}
@@ -57,11 +59,38 @@ class Peer:
         return Contender(label=label, scheduler=self.make(stock.config), num_inference_steps=steps)
 
 
+def is_flow(stock: Any) -> bool:
+    """Whether the model of the scheduler `stock` predicts a flow."""
+    config = stock.config
+    flow = config.get("prediction_type") == "flow_prediction" or config.get("use_flow_sigmas")
+    return "FlowMatch" in type(stock).__name__ or bool(flow)
+
+
 def peers(stock: Any) -> list[Peer]:
-    """All solvers and settings for the model of the scheduler `stock`."""
-    if "FlowMatch" in type(stock).__name__:
+    """All solvers and settings for the model of the scheduler `stock`.
+
+    Raises:
+        ValueError: a model that is neither variance-preserving nor a flow.
+    """
+    if is_flow(stock):
         return [peer for shift in FLOW_SHIFTS for peer in _flow_solvers(shift)]
+    if "beta_schedule" not in stock.config:
+        raise ValueError(
+            f"expected a scheduler of a flow or with a `beta_schedule`; received {type(stock).__name__}, for whose "
+            "models no solver is known here"
+        )
     return vp_peers(stock.config)
+
+
+def saved_peer(stock: Any) -> Peer:
+    """The scheduler that a pipeline was saved with, as it is."""
+    name = type(stock).__name__
+
+    def make(config: Options) -> Any:
+        return type(stock).from_config(config)
+
+    steps = heun_steps if getattr(stock, "order", 1) == 2 else plms_steps if "PNDM" in name else int
+    return Peer(solver=name, setting="as saved", make=make, steps=steps)
 
 
 def heun_steps(calls: int) -> int:
@@ -164,12 +193,17 @@ def _ipndm(spacing: str) -> Peer:
 
 
 def _betas(config: Options) -> dict[str, Any]:
-    return {key: config[key] for key in _BETAS if config[key] is not None}
+    return {key: config[key] for key in _BETAS if config.get(key) is not None}
 
 
 def _vp(solver: str, setting: str, name: str, options: Options, steps: Callable[[int], int] = int) -> Peer:
     def make(config: Options) -> Any:
-        return getattr(diffusers, name)(**_betas(config), **options)
+        solver_class = getattr(diffusers, name)
+        if not config.get(_ZERO_SNR):
+            return solver_class(**_betas(config), **options)
+        if _ZERO_SNR not in inspect.signature(solver_class.__init__).parameters:
+            raise ValueError(f"{name} has no {_ZERO_SNR}, which the model was trained with")
+        return solver_class(**_betas(config), **options, **{_ZERO_SNR: True})
 
     return Peer(solver=solver, setting=setting, make=make, steps=steps)
 

@@ -5,7 +5,8 @@ Each comes with its own halving error, the RMSE to the same method with half the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,38 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ab_schedulers.bench.environment import fingerprint
+from ab_schedulers.bench.methods import Contender
 from ab_schedulers.bench.metrics import rmse
+from ab_schedulers.bench.midpoint import FlowMatchMidpointScheduler
+from ab_schedulers.bench.peers import is_flow
 from ab_schedulers.bench.sampling import sample
 from ab_schedulers.bench.subjects import ExactSubject, Subject
+from ab_schedulers.bench.user_pipelines import PipelineSubject, Start
 
 VP_STEPS = 500
 FLOW_STEPS = 500
+# What makes DPM-Solver++ 2M of any config the plain one on the trailing grid.
+_PLAIN: Mapping[str, Any] = {
+    "timestep_spacing": "trailing",
+    "algorithm_type": "dpmsolver++",
+    "solver_order": 2,
+    "final_sigmas_type": "zero",
+    "lower_order_final": True,
+    **dict.fromkeys(
+        (
+            "use_karras_sigmas",
+            "use_exponential_sigmas",
+            "use_beta_sigmas",
+            "use_lu_lambdas",
+            "euler_at_final",
+            "thresholding",
+        ),
+        False,
+    ),
+    "variance_type": None,
+    "lambda_min_clipped": -math.inf,
+}
+_Run = Callable[[Any, int], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -49,36 +76,64 @@ def reference(
     """Converged trajectories from `noise`, kept in `folder` and read from there the next time.
 
     Exact subjects are solved by `ExactSubject.converged`, variance-preserving models by DPM-Solver++ 2M (Lu et al.
-    2022, arXiv 2211.01095) on the trailing grid, flow models by the midpoint rule in sigma: a model's output ripples
-    with a period of some six timesteps, so that many small steps of low order converge where few of high order do not.
+    2022, arXiv 2211.01095) on the trailing grid, flow models by the midpoint rule in sigma.
     """
     if isinstance(subject, ExactSubject):
         first = 1000.0 if subject.prediction_type == "flow_prediction" else 999.0
         return Reference(images=subject.converged(noise, first), halving_error=0.0, method="DOP853")
     mark = fingerprint(getattr(subject, "model", None), noise.sum().item(), labels.tolist(), VP_STEPS, FLOW_STEPS)
+
+    def run(scheduler: Any, steps: int) -> torch.Tensor:
+        return sample(subject, scheduler, steps, noise, labels, on_call=on_call).images
+
+    steps = FLOW_STEPS if is_flow(subject.scheduler) else VP_STEPS
+    return _kept(folder / f"{subject.name}_{mark}.safetensors", subject.scheduler, run, steps)
+
+
+def pipeline_reference(
+    subject: PipelineSubject,
+    starts: Sequence[Start],
+    folder: Path,
+    on_call: Callable[[], object] | None = None,
+) -> Reference:
+    """The same for a pipeline, by whole runs of it with `subject.reference_steps` steps and with half of them."""
+    mark = fingerprint(None, subject.mark, [(start.seed, start.place) for start in starts], subject.reference_steps)
+
+    def run(scheduler: Any, steps: int) -> torch.Tensor:
+        contender = Contender(label="reference", scheduler=scheduler, num_inference_steps=steps)
+        return subject.run(contender, starts, on_call).images
+
     path = folder / f"{subject.name}_{mark}.safetensors"
+    return _kept(path, subject.scheduler, run, subject.reference_steps)
+
+
+def reference_calls(subject: Any, steps: int | None = None) -> int:
+    """Model calls that a reference needs, both step counts together; `steps` as in a bundled model's if not given."""
+    if isinstance(subject, ExactSubject):
+        return 0
+    flow = is_flow(subject.scheduler)
+    count = steps or (FLOW_STEPS if flow else VP_STEPS)
+    return (2 if flow else 1) * (count + count // 2)
+
+
+def _kept(path: Path, stock: Any, run: _Run, steps: int) -> Reference:
+    """What `path` holds, else what `run` finds with `steps` and with half of them."""
     if path.exists():
         return _read(path)
-    solve = _midpoint if _is_flow(subject.scheduler) else _dpmsolver
-    steps = FLOW_STEPS if _is_flow(subject.scheduler) else VP_STEPS
-    fine, coarse = (solve(subject, noise, labels, count, on_call) for count in (steps, steps // 2))
-    method = f"midpoint rule, {steps} steps" if _is_flow(subject.scheduler) else f"DPM-Solver++ 2M, {steps} steps"
+    flow = is_flow(stock)
+
+    def solver() -> Any:
+        if not flow:
+            return DPMSolverMultistepScheduler.from_config(stock.config, **_PLAIN)
+        return FlowMatchMidpointScheduler(num_train_timesteps=stock.config.num_train_timesteps)
+
+    fine, coarse = (run(solver(), count) for count in (steps, steps // 2))
+    method = f"{'midpoint rule' if flow else 'DPM-Solver++ 2M'}, {steps} steps"
     result = Reference(images=fine, halving_error=rmse(fine, coarse), method=method)
-    folder.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     notes = {"halving_error": repr(result.halving_error), "method": method}
     save_file({"images": fine.contiguous()}, str(path), metadata=notes)
     return result
-
-
-def reference_calls(subject: Subject) -> int:
-    """Model calls that `reference` needs, both step counts together."""
-    if isinstance(subject, ExactSubject):
-        return 0
-    return 2 * (FLOW_STEPS + FLOW_STEPS // 2) if _is_flow(subject.scheduler) else VP_STEPS + VP_STEPS // 2
-
-
-def _is_flow(scheduler: Any) -> bool:
-    return "FlowMatch" in type(scheduler).__name__
 
 
 def _read(path: Path) -> Reference:
@@ -87,29 +142,3 @@ def _read(path: Path) -> Reference:
         return Reference(
             images=stored.get_tensor("images"), halving_error=float(notes["halving_error"]), method=notes["method"]
         )
-
-
-def _dpmsolver(
-    subject: Subject, noise: torch.Tensor, labels: torch.Tensor, steps: int, on_call: Callable[[], object] | None
-) -> torch.Tensor:
-    scheduler = DPMSolverMultistepScheduler.from_config(subject.scheduler.config, timestep_spacing="trailing")
-    return sample(subject, scheduler, steps, noise, labels, on_call=on_call).images
-
-
-@torch.inference_mode()
-def _midpoint(
-    subject: Subject, noise: torch.Tensor, labels: torch.Tensor, steps: int, on_call: Callable[[], object] | None
-) -> torch.Tensor:
-    scale = subject.scheduler.config.num_train_timesteps
-
-    def velocity(images: torch.Tensor, sigma: float) -> torch.Tensor:
-        if on_call is not None:
-            on_call()
-        return subject.predict(images, torch.tensor(scale * sigma), labels)
-
-    images, h = noise, -1.0 / steps
-    for i in range(steps):
-        sigma = 1.0 - i / steps
-        middle = images + 0.5 * h * velocity(images, sigma)
-        images = images + h * velocity(middle, sigma + 0.5 * h)
-    return images

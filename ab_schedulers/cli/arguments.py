@@ -103,6 +103,12 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, help=about)
 
 
+def add_inputs(parser: argparse.ArgumentParser) -> None:
+    """``--inputs``: the runs of a pipeline."""
+    about = "pipelines: JSON list of the runs' arguments, or a text file (*.txt) with one prompt per line"
+    parser.add_argument("--inputs", type=Path, metavar="FILE", help=about)
+
+
 def add_out(parser: argparse.ArgumentParser, folder: str = FOLDER) -> None:
     """``--out``: where results go."""
     parser.add_argument("--out", type=Path, default=Path(folder), help="folder for the results (default: %(default)s)")

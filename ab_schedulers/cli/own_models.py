@@ -9,6 +9,7 @@ from .arguments import (
     add_command,
     add_count,
     add_counts,
+    add_inputs,
     add_models,
     add_out,
     add_threads,
@@ -26,7 +27,7 @@ def add_calibrate(commands: Commands) -> None:
     )
     parser.add_argument("model", help="a bundled model, or the folder of a saved pipeline")
     add_counts(parser, "--calls", (5, 6, 8, 10, 15, 20), "model calls")
-    parser.add_argument("--inputs", type=Path, metavar="FILE", help="pipelines: JSON list of the runs' arguments")
+    add_inputs(parser)
     add_count(parser, "--trajectories", 64, "bundled models")
     parser.add_argument("--seed", type=int, default=0, help="of the first run (default: %(default)s)")
     parser.add_argument("--max-model-calls", type=positive, help="stop improving before more calls are made")

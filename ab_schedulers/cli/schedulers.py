@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from .arguments import (
     Commands,
     add_command,
     add_count,
     add_counts,
+    add_inputs,
     add_models,
     add_out,
     add_subjects,
@@ -89,6 +91,12 @@ def _add_solvers(benches: Commands) -> None:
     add_count(parser, "--seed-sets", 4, "sets of noises", dest="sets")
     add_count(parser, "--samples", 8, "trajectories per set")
     add_count(parser, "--search-samples", 8, "trajectories that choose settings")
+    parser.add_argument(
+        "--pipeline", type=Path, metavar="PATH", help="folder of a saved pipeline, measured alone or too"
+    )
+    add_inputs(parser)
+    parser.add_argument("--guidance", type=float, metavar="G", help="guidance_scale of the pipeline's runs")
+    add_count(parser, "--reference-steps", 500, "steps of the pipeline's converged trajectory")
     add_out(parser)
     add_threads(parser)
 

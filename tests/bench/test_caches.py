@@ -23,7 +23,7 @@ from ab_schedulers.bench.caches import cache_table, caches, measure_caches
 from ab_schedulers.bench.methods import base
 from ab_schedulers.bench.metrics import rmse
 from ab_schedulers.bench.sampling import sample
-from ab_schedulers.bench.solvers import Trial
+from ab_schedulers.bench.trials import ModelTrial
 
 _STEPS, _CALLS = 12, 6
 _STOCK = DDIMScheduler(timestep_spacing="trailing", clip_sample=False)
@@ -54,14 +54,14 @@ def _transformer() -> _Tiny:
     return _Tiny(model=model.eval())
 
 
-def _trial(subject: Any) -> Trial:
+def _trial(subject: Any) -> ModelTrial:
     noise = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([0, 1])
     converged = sample(subject, base(subject.scheduler, 24).scheduler, 24, noise, labels).images
-    return Trial(subject=subject, noise=noise, labels=labels, converged=converged, sets=2, mark="")
+    return ModelTrial(subject=subject, noise=noise, labels=labels, converged=converged, sets=2, mark="")
 
 
-def _ratios(subject: Any, trial: Trial) -> dict[str, list[float]]:
+def _ratios(subject: Any, trial: ModelTrial) -> dict[str, list[float]]:
     return {subject.name: magnitude_ratios(subject, _STEPS, trial.noise, trial.labels)}
 
 

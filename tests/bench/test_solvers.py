@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 
-from ab_schedulers.bench import solvers as solvers_module
+from ab_schedulers.bench import trials as trials_module
+from ab_schedulers.bench.competitors import Competitor, competitors
 from ab_schedulers.bench.methods import Contender
 from ab_schedulers.bench.metrics import rmse
 from ab_schedulers.bench.mixtures import ring_mixture
 from ab_schedulers.bench.solver_results import OWN, STOCK, Entry, Results, best, finalists
 from ab_schedulers.bench.solver_tables import by_solver, refusals, summary
-from ab_schedulers.bench.solvers import Competitor, competitors, measure, prepare, run_solvers, solvers
+from ab_schedulers.bench.solvers import measure, run_solvers, solvers
 from ab_schedulers.bench.subjects import mixture_subject
+from ab_schedulers.bench.trials import prepare
 from ab_schedulers.cli import main
 from ab_schedulers.models import load
 
@@ -89,8 +91,8 @@ def test_a_second_run_measures_nothing_again(tmp_path: Path, monkeypatch: pytest
         runs.append(arguments)
         return sample_once(*arguments, **grid)
 
-    sample_once = solvers_module.sample
-    monkeypatch.setattr(solvers_module, "sample", counted)
+    sample_once = trials_module.sample
+    monkeypatch.setattr(trials_module, "sample", counted)
     search, first = run_solvers(subject, [4], 2, 3, 2, Results.read(tmp_path / "solvers.json"))
     everyone = len(competitors(subject.scheduler))
     assert len(search) == everyone
