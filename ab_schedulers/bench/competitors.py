@@ -9,7 +9,7 @@ from typing import Any
 import diffusers
 
 from ab_schedulers.bench.methods import DEFAULTS, PLACED, Contender, Method, cached
-from ab_schedulers.bench.peers import FLOW_SHIFTS, is_flow, peers, saved_peer
+from ab_schedulers.bench.peers import FLOW_SHIFTS, is_flow, peers, saved_peers
 from ab_schedulers.bench.solver_results import OWN, STOCK
 from ab_schedulers.schedulers import ABCacheScheduler
 
@@ -38,12 +38,13 @@ def competitors(stock: Any, *, saved: bool = False) -> list[Competitor]:
 
     Args:
         stock: the model's own scheduler.
-        saved: whether it also competes as it is, and our defaults on its own grid.
+        saved: whether it also competes as it is, flow solvers at its shift, and our defaults on its grid.
     """
     found = [*(_stock(peer, stock) for peer in peers(stock)), *own_competitors(stock, DEFAULTS)]
     if saved:
-        group = OWN if isinstance(stock, ABCacheScheduler) else STOCK
-        found.append(_stock(saved_peer(stock), stock, group))
+        first, *others = saved_peers(stock)
+        found.append(_stock(first, stock, OWN if isinstance(stock, ABCacheScheduler) else STOCK))
+        found += [_stock(peer, stock) for peer in others]
         found.append(_own(DEFAULTS.label, "as saved", DEFAULTS, stock))
     return [*found, placed_competitor(stock)]
 

@@ -21,13 +21,18 @@ class FlowMatchMidpointScheduler(FlowMatchEulerDiscreteScheduler):  # type: igno
 
     def set_timesteps(
         self,
-        num_inference_steps: int,
+        num_inference_steps: int | None = None,
         device: torch.device | str | None = None,
-        sigmas: object = None,
+        sigmas: Any = None,
         mu: object = None,
-        timesteps: object = None,
+        timesteps: Any = None,
     ) -> None:
-        """Lay out the calls: each step begins at a level and calls once more in its middle."""
+        """Lay out the calls: each step begins at a level and calls once more in its middle.
+
+        As many steps as `sigmas` or `timesteps` have entries, where a pipeline passes these alone.
+        """
+        if num_inference_steps is None:
+            num_inference_steps = len(timesteps if sigmas is None else sigmas)
         self.num_inference_steps, self._call = num_inference_steps, 0
         levels = [1.0 - i / num_inference_steps for i in range(num_inference_steps)]
         half = -0.5 / num_inference_steps

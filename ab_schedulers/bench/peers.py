@@ -82,15 +82,16 @@ def peers(stock: Any) -> list[Peer]:
     return vp_peers(stock.config)
 
 
-def saved_peer(stock: Any) -> Peer:
-    """The scheduler that a pipeline was saved with, as it is."""
+def saved_peers(stock: Any) -> list[Peer]:
+    """The scheduler that a pipeline was saved with, as it is, and for a flow model every solver at its shift."""
     name = type(stock).__name__
 
     def make(config: Options) -> Any:
         return type(stock).from_config(config)
 
     steps = heun_steps if getattr(stock, "order", 1) == 2 else plms_steps if "PNDM" in name else int
-    return Peer(solver=name, setting="as saved", make=make, steps=steps)
+    found = Peer(solver=name, setting="as saved", make=make, steps=steps)
+    return [found, *(_flow_solvers(None) if is_flow(stock) else [])]
 
 
 def heun_steps(calls: int) -> int:
@@ -208,12 +209,13 @@ def _vp(solver: str, setting: str, name: str, options: Options, steps: Callable[
     return Peer(solver=solver, setting=setting, make=make, steps=steps)
 
 
-def _flow_solvers(shift: float) -> list[Peer]:
+def _flow_solvers(shift: float | None) -> list[Peer]:
+    """Solvers of flow models at one shift, or at that of the model's own scheduler, a dynamic one among them."""
     found = [
-        _flow("flow Euler", shift, "FlowMatchEulerDiscreteScheduler", {"shift": shift}),
-        _flow("flow Heun", shift, "FlowMatchHeunDiscreteScheduler", {"shift": shift}, heun_steps),
+        _flow("flow Euler", shift, "FlowMatchEulerDiscreteScheduler", {}),
+        _flow("flow Heun", shift, "FlowMatchHeunDiscreteScheduler", {}, heun_steps),
     ]
-    flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": shift}
+    flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
     for order in (2, 3):
         ordered = {**flow, "solver_order": order}
         found += [
@@ -228,8 +230,15 @@ def _flow_solvers(shift: float) -> list[Peer]:
     return found
 
 
-def _flow(solver: str, shift: float, name: str, options: Options, steps: Callable[[int], int] = int) -> Peer:
-    def make(_: Options) -> Any:
-        return getattr(diffusers, name)(**options)
+def _flow(solver: str, shift: float | None, name: str, options: Options, steps: Callable[[int], int] = int) -> Peer:
+    key = "shift" if "FlowMatch" in name else "flow_shift"
 
-    return Peer(solver=solver, setting=f"shift {shift:g}", make=make, steps=steps)
+    def make(config: Options) -> Any:
+        solver_class = getattr(diffusers, name)
+        if shift is not None:
+            return solver_class(**options, **{key: shift})
+        own = config.get("shift", config.get("flow_shift", 1.0))
+        return solver_class.from_config(config, **options, **{key: own})
+
+    setting = "the model's shift" if shift is None else f"shift {shift:g}"
+    return Peer(solver=solver, setting=setting, make=make, steps=steps)

@@ -90,13 +90,13 @@ def _draw(path: Path, trial: Trial, exact: Sequence[Any], rows: Sequence[Any], c
     """Draw a block of rows for every sample."""
     figures = import_extra("matplotlib.figure", "writing pictures")
     height, width = exact[0].shape[:2]
-    cell, caption, label, header, gap = 1.15, 0.3, 1.15, 0.75, 0.14
+    cell, caption, label, header, gap = 1.15, 0.3, 1.15, 0.85, 0.14
     tall = cell * height / width + caption
     block = tall * len(rows) + gap
     size = (label + cell * (len(counts) + 1) + 0.1, header + block * len(exact))
     figure = figures.Figure(figsize=size, dpi=130)
-    title = f"{trial.subject.name}: the same noise by each side, with its RMSE to the converged trajectory"
-    figure.text(0.1 / size[0], 1 - 0.1 / size[1], title, fontsize=10, weight="bold", va="top")
+    title = f"{trial.subject.name}: the same noise by each side\nRMSE to the converged trajectory below each picture"
+    figure.text(0.1 / size[0], 1 - 0.1 / size[1], title, fontsize=9, weight="bold", va="top")
 
     def show(picture: Any, column: int, top: float, text: str) -> None:
         box = (label + cell * column, size[1] - top - tall + caption, 0.95 * cell, 0.95 * (tall - caption))

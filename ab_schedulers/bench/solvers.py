@@ -6,6 +6,7 @@ All start from the same noise. The error is the RMSE to the converged trajectory
 from __future__ import annotations
 
 import math
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def measure(trial: Trial, competitor: Competitor, calls: int, known: Mapping[Any
             return known[entry.key]
         run = trial.run(contender)
     except Exception as error:  # whatever a peer raises is its result
-        return Entry(**blank, fingerprint=trial.mark, refused=f"{type(error).__name__}: {error}")
+        return Entry(**blank, fingerprint=trial.mark, refused=_reason(error))
     if run.model_calls > calls:
         return Entry(**blank, fingerprint=mark, refused=f"made {run.model_calls} calls")
     errors = trial.errors(run.images)
@@ -58,6 +59,12 @@ def measure(trial: Trial, competitor: Competitor, calls: int, known: Mapping[Any
         model_ms=1000 * run.model_seconds / run.model_calls,
         refused="" if all(map(math.isfinite, errors)) else "the result is not finite",
     )
+
+
+def _reason(error: Exception) -> str:
+    """Type and message on one line; the line that raised where there is no message."""
+    message = str(error) or str(traceback.extract_tb(error.__traceback__)[-1].line)
+    return f"{type(error).__name__}: {' '.join(message.split())}"
 
 
 def _identity(contender: Contender) -> dict[str, Any]:

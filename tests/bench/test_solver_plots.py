@@ -7,6 +7,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ab_schedulers.bench.solver_pictures import picture_rows
 from ab_schedulers.bench.solver_plots import milliseconds, pareto_front, write_diagrams
 from ab_schedulers.bench.solver_results import OWN, STOCK, Entry
 
@@ -47,3 +48,20 @@ def test_diagrams_are_written(tmp_path: Path) -> None:
     refused = Entry(subject="s", group=STOCK, solver="none", setting="a", calls=5, fingerprint="", refused="why")
     write_diagrams(tmp_path / "s.png", [*entries, refused], entries, 4)
     assert (tmp_path / "s.png").stat().st_size > 10_000
+
+
+def test_rows_of_pictures_are_the_best_of_each_side_at_every_number_of_calls() -> None:
+    entries = [
+        _entry(STOCK, "poor", 5, 0.3),
+        _entry(STOCK, "good", 5, 0.2),
+        _entry(STOCK, "poor", 8, 0.1),
+        _entry(OWN, "DDIM, defaults", 5, 0.4),
+        _entry(OWN, "DPM++, defaults", 5, 0.1),
+        _entry(OWN, "placed calls", 8, 0.05),
+    ]
+    named = [(label, {calls: entry.solver for calls, entry in row.items()}) for label, row in picture_rows(entries)]
+    assert named == [
+        ("best stock", {5: "good", 8: "poor"}),
+        ("our defaults", {5: "DPM++, defaults"}),
+        ("placed calls", {8: "placed calls"}),
+    ]

@@ -152,6 +152,8 @@ def test_command_writes_tables_and_results(tmp_path: Path, capsys: pytest.Captur
     assert "flow_prediction must be one of" in printed
     assert (tmp_path / "solvers.md").read_text(encoding="utf-8") in printed
     assert Results.read(tmp_path / "solvers.json").references["mixture-flow"]["sets"] == 2
+    assert (tmp_path / "solvers_mixture-flow.png").exists()
+    assert not (tmp_path / "solvers_mixture-flow_grid.png").exists()  # its samples are no pictures
 
 
 def test_unknown_subject_is_refused(tmp_path: Path) -> None:
