@@ -13,6 +13,7 @@ import torch
 from ab_schedulers.bench.competitors import Competitor, placed_competitor
 from ab_schedulers.bench.environment import fingerprint, read_json, write_json
 from ab_schedulers.bench.methods import Contender
+from ab_schedulers.bench.processes import own_path, process_rank, shared_map, written_paths
 from ab_schedulers.bench.solver_results import OWN, Entry, Results, best
 from ab_schedulers.bench.solvers import measure, run_solvers
 from ab_schedulers.bench.tables import markdown_table
@@ -104,9 +105,14 @@ def calibration(
         out: folder of the results.
     """
     results = Results.read(out / "solvers.json")
+    loaded = {name: load(name) for name in models}
+
+    def fit(pair: tuple[str, int]) -> None:
+        _calibrated(loaded[pair[0]], trajectories, pair[1], out / "calibrations")
+
     rows = []
-    for name in models:
-        model = load(name)
+    shared_map(fit, [(name, count) for name in models for count in calls])
+    for name, model in loaded.items():
         _, finalists = run_solvers(model, calls, sets, samples, search_samples, results)
         stock = best(finalists)
         trial, note = prepare(model, sets, samples, out / "references")
@@ -117,6 +123,8 @@ def calibration(
         rows.append([name, "reference", f"halving error {note['halving_error']:.4f}", "", "", "", "", ""])
     headers = ["model", "calls", "best stock solver", "its RMSE", "placed calls", "calibrated", "ratio", "seconds"]
     text = markdown_table(headers, rows)
+    if process_rank() > 0:
+        return ""
     (out / "calibration.md").write_text(text + "\n", encoding="utf-8")
     return f"{text}\n\nCalibrations: {out / 'calibrations'}"
 
@@ -126,14 +134,15 @@ def _calibrated(model: Any, trajectories: int, calls: int, folder: Path) -> tupl
     function, noise = calibration_inputs(model, trajectories, _SEED)
     mark = fingerprint(model.model, trajectories, _SEED, calls)
     path = folder / f"{model.name}_{calls}_{mark}.json"
-    times = read_json(folder / "seconds.json") or {}
+    times = folder / "seconds.json"
     if not path.exists():
         started = time.perf_counter()
         found = calibrate(function, [calls], inputs=noise, config=model.scheduler.config)
-        times[path.name] = time.perf_counter() - started
+        seconds = time.perf_counter() - started
         found.save(path)
-        write_json(folder / "seconds.json", times)
-    return Calibration.load(path), times.get(path.name)
+        write_json(own_path(times), {**(read_json(own_path(times)) or {}), path.name: seconds})
+    known = [read_json(part) for part in written_paths(times)]
+    return Calibration.load(path), next((part[path.name] for part in known if path.name in part), None)
 
 
 def _measure(trial: Trial, found: Calibration, calls: int) -> Entry:

@@ -54,6 +54,6 @@ def read_json(path: Path) -> Any:
 def write_json(path: Path, content: Any) -> None:
     """Write `content` to `path` in one move, so that an interrupted run leaves the earlier file whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".part")
+    beside = path.with_suffix(f".{os.getpid()}.part")
     beside.write_text(json.dumps(content, indent=1), encoding="utf-8")
     os.replace(beside, path)

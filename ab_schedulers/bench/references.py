@@ -21,9 +21,10 @@ from ab_schedulers.bench.methods import Contender
 from ab_schedulers.bench.metrics import rmse
 from ab_schedulers.bench.midpoint import FlowMatchMidpointScheduler
 from ab_schedulers.bench.peers import is_flow
+from ab_schedulers.bench.processes import from_first, process_rank, shared_map
 from ab_schedulers.bench.sampling import sample
 from ab_schedulers.bench.subjects import ExactSubject, Subject
-from ab_schedulers.bench.user_pipelines import PipelineSubject, Start
+from ab_schedulers.bench.user_pipelines import SAME_SHAPE, PipelineSubject, Start
 
 VP_STEPS = 500
 FLOW_STEPS = 500
@@ -48,7 +49,7 @@ _PLAIN: Mapping[str, Any] = {
     "variance_type": None,
     "lambda_min_clipped": -math.inf,
 }
-_Run = Callable[[Any, int], torch.Tensor]
+_Run = Callable[[Any, int, Any], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -83,11 +84,11 @@ def reference(
         return Reference(images=subject.converged(noise, first), halving_error=0.0, method="DOP853")
     mark = fingerprint(getattr(subject, "model", None), noise.sum().item(), labels.tolist(), VP_STEPS, FLOW_STEPS)
 
-    def run(scheduler: Any, steps: int) -> torch.Tensor:
+    def run(scheduler: Any, steps: int, part: None) -> torch.Tensor:
         return sample(subject, scheduler, steps, noise, labels, on_call=on_call).images
 
     steps = FLOW_STEPS if is_flow(subject.scheduler) else VP_STEPS
-    return _kept(folder / f"{subject.name}_{mark}.safetensors", subject.scheduler, run, steps)
+    return _kept(folder / f"{subject.name}_{mark}.safetensors", subject.scheduler, run, [None], steps)
 
 
 def pipeline_reference(
@@ -99,12 +100,12 @@ def pipeline_reference(
     """The same for a pipeline, by whole runs of it with `subject.reference_steps` steps and with half of them."""
     mark = fingerprint(None, subject.mark, [(start.seed, start.place) for start in starts], subject.reference_steps)
 
-    def run(scheduler: Any, steps: int) -> torch.Tensor:
+    def run(scheduler: Any, steps: int, start: Start) -> torch.Tensor:
         contender = Contender(label="reference", scheduler=scheduler, num_inference_steps=steps)
-        return subject.run(contender, starts, on_call).images
+        return subject.run(contender, [start], on_call).images
 
     path = folder / f"{subject.name}_{mark}.safetensors"
-    return _kept(path, subject.scheduler, run, subject.reference_steps)
+    return _kept(path, subject.scheduler, run, starts, subject.reference_steps)
 
 
 def reference_calls(subject: Any, steps: int | None = None) -> int:
@@ -116,23 +117,30 @@ def reference_calls(subject: Any, steps: int | None = None) -> int:
     return (2 if flow else 1) * (count + count // 2)
 
 
-def _kept(path: Path, stock: Any, run: _Run, steps: int) -> Reference:
-    """What `path` holds, else what `run` finds with `steps` and with half of them."""
-    if path.exists():
-        return _read(path)
+def _kept(path: Path, stock: Any, run: _Run, parts: Sequence[Any], steps: int) -> Reference:
+    """What `path` holds, else what `run` finds for all parts with `steps` and with half of them."""
+    known = from_first(lambda: _read(path) if path.exists() else None)
+    if known is not None:
+        return known
     flow = is_flow(stock)
 
-    def solver() -> Any:
-        if not flow:
-            return DPMSolverMultistepScheduler.from_config(stock.config, **_PLAIN)
-        return FlowMatchMidpointScheduler(num_train_timesteps=stock.config.num_train_timesteps)
+    def solve(task: tuple[int, Any]) -> torch.Tensor:
+        count, part = task
+        if flow:
+            return run(FlowMatchMidpointScheduler(num_train_timesteps=stock.config.num_train_timesteps), count, part)
+        return run(DPMSolverMultistepScheduler.from_config(stock.config, **_PLAIN), count, part)
 
-    fine, coarse = (run(solver(), count) for count in (steps, steps // 2))
+    found = shared_map(solve, [(count, part) for count in (steps, steps // 2) for part in parts])
+    shapes = sorted({tuple(images.shape) for images in found})
+    if len(shapes) > 1:
+        raise ValueError(f"the runs end in samples of shapes {shapes}; {SAME_SHAPE}")
+    fine, coarse = torch.cat(found[: len(parts)]), torch.cat(found[len(parts) :])
     method = f"{'midpoint rule' if flow else 'DPM-Solver++ 2M'}, {steps} steps"
     result = Reference(images=fine, halving_error=rmse(fine, coarse), method=method)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    notes = {"halving_error": repr(result.halving_error), "method": method}
-    save_file({"images": fine.contiguous()}, str(path), metadata=notes)
+    if process_rank() == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        notes = {"halving_error": repr(result.halving_error), "method": method}
+        save_file({"images": fine.contiguous()}, str(path), metadata=notes)
     return result
 
 

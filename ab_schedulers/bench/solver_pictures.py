@@ -33,18 +33,15 @@ def write_solver_pictures(
     counts = sorted({count for _, row in rows for count in row})
     try:
         exact = as_pictures(shown, shown.converged)
-        drawn = [
-            (label, {n: (entry, _finals(out / "samples", shown, entry, competitors)) for n, entry in row.items()})
-            for label, row in rows
-        ]
-        cells = [
-            (label, {n: (entry, finals, as_pictures(shown, finals)) for n, (entry, finals) in row.items()})
-            for label, row in drawn
-        ]
+        if not exact:
+            return []
+        cells = []
+        for label, row in rows:
+            finals = {count: _finals(out / "samples", shown, entry, competitors) for count, entry in row.items()}
+            cells.append((label, {n: (row[n], finals[n], as_pictures(shown, finals[n])) for n in row}))
     except Exception as error:  # a pipeline may decode nothing, as one without an autoencoder
         return [f"No pictures of `{trial.subject.name}`: {type(error).__name__}: {error}"]
-    if exact:
-        _draw(out / f"solvers_{trial.subject.name}_grid.png", shown, exact, cells, counts)
+    _draw(out / f"solvers_{trial.subject.name}_grid.png", shown, exact, cells, counts)
     return []
 
 

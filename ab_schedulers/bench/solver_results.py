@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ab_schedulers.bench.environment import environment, read_json, write_json
+from ab_schedulers.bench.processes import from_first, own_path, written_paths
 
 STOCK, OWN = "stock", "own"
 SEARCH_SEED = 39_000
@@ -74,7 +75,7 @@ def best(entries: Iterable[Entry], group: str = STOCK, count: int = 1) -> dict[t
 
 @dataclass(slots=True, kw_only=True)
 class Results:
-    """What has been measured, in one JSON file."""
+    """What has been measured, in one JSON file, and in one more for each further process while it works."""
 
     path: Path
     entries: dict[Any, Entry] = field(default_factory=dict)
@@ -84,17 +85,30 @@ class Results:
     @classmethod
     def read(cls, path: Path) -> Results:
         """Earlier results, none where there is no file."""
-        stored = read_json(path) or {"entries": [], "references": {}}
-        entries = [Entry(**{**item, "errors": tuple(item["errors"])}) for item in stored["entries"]]
-        return cls(path=path, entries={entry.key: entry for entry in entries}, references=stored["references"])
+        stored = from_first(lambda: [read_json(part) for part in written_paths(path)])
+        entries = [Entry(**{**item, "errors": tuple(item["errors"])}) for part in stored for item in part["entries"]]
+        references = {name: note for part in stored for name, note in part["references"].items()}
+        return cls(path=path, entries={entry.key: entry for entry in entries}, references=references)
 
     def add(self, entry: Entry) -> None:
         """Keep `entry`, and write everything if the file is older than a few seconds."""
         self.entries[entry.key] = entry
         if time.monotonic() - self.written > _WRITE_EVERY:
-            self.write()
+            self._write(own_path(self.path))
 
-    def write(self) -> None:
+    def merge(self, entries: Iterable[Entry]) -> None:
+        """Keep the entries of all processes, write them in one file, and remove what the other processes wrote."""
+        self.entries.update({entry.key: entry for entry in entries})
+
+        def write() -> None:
+            self._write(self.path)
+            for part in written_paths(self.path):
+                if part != self.path:
+                    part.unlink()
+
+        from_first(write)
+
+    def _write(self, path: Path) -> None:
         """Write everything in one move."""
         self.written = time.monotonic()
         content = {
@@ -102,7 +116,7 @@ class Results:
             "seeds": {"search": SEARCH_SEED, "first": FIRST_SEED},
             "references": self.references,
         }
-        write_json(self.path, {**content, "entries": [asdict(entry) for entry in self.entries.values()]})
+        write_json(path, {**content, "entries": [asdict(entry) for entry in self.entries.values()]})
 
 
 def finalists(entries: Iterable[Entry], count: int = 3) -> set[tuple[str, int, str, str]]:

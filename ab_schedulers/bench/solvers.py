@@ -15,6 +15,7 @@ from ab_schedulers.bench.competitors import Competitor, competitors
 from ab_schedulers.bench.environment import fingerprint
 from ab_schedulers.bench.extras import import_extra
 from ab_schedulers.bench.methods import Contender
+from ab_schedulers.bench.processes import process_count, process_rank, shared_map
 from ab_schedulers.bench.solver_pictures import write_solver_pictures
 from ab_schedulers.bench.solver_plots import write_diagrams
 from ab_schedulers.bench.solver_results import SEARCH_SEED, Entry, Results, finalists
@@ -99,18 +100,23 @@ def _competitors(subject: Any) -> list[Competitor]:
 
 
 def _measure_all(trial: Trial, pairs: Sequence[tuple[Competitor, int]], results: Results, stage: str) -> list[Entry]:
+    """Measure each of `pairs`, shared between the processes."""
     tqdm = import_extra("tqdm", "the progress bar").tqdm
-    used = []
+    total = sum(count for _, count in pairs) // process_count()
     name = f"{trial.subject.name}, {stage}"
-    with tqdm(total=sum(count for _, count in pairs), unit="call", desc=name, dynamic_ncols=True) as progress:
-        for competitor, count in pairs:
+    with tqdm(total=total, unit="call", desc=name, dynamic_ncols=True, disable=process_rank() > 0) as progress:
+
+        def one(pair: tuple[Competitor, int]) -> Entry:
+            competitor, count = pair
             progress.set_postfix_str(f"{competitor.solver}, {competitor.setting}", refresh=False)
             entry = measure(trial, competitor, count, results.entries)
             if entry.key not in results.entries:
                 results.add(entry)
-            used.append(entry)
             progress.update(count)
-    results.write()
+            return entry
+
+        used = shared_map(one, pairs)
+    results.merge(used)
     return used
 
 
@@ -171,10 +177,14 @@ def compare(
     parts = ["# Solvers at equal model calls"]
     for subject in subjects:
         search, last = run_solvers(subject, calls, sets, samples, search_samples, results)
+        trial, _ = prepare(subject, sets, samples, out / "references")
+        if process_rank() > 0:
+            continue
         parts.append(report(search, last, results.references[subject.name]))
         write_diagrams(out / f"solvers_{subject.name}.png", search, last, sets * samples)
-        trial, _ = prepare(subject, sets, samples, out / "references")
         parts += write_solver_pictures(out, trial, last, _competitors(subject))
     text = "\n\n".join(parts)
+    if process_rank() > 0:
+        return ""
     (out / "solvers.md").write_text(text + "\n", encoding="utf-8")
     return f"{text}\n\nResults: {results.path}"

@@ -14,6 +14,7 @@ from ab_schedulers.bench.environment import fingerprint
 from ab_schedulers.bench.extras import import_extra
 from ab_schedulers.bench.methods import Contender
 from ab_schedulers.bench.metrics import rmse
+from ab_schedulers.bench.processes import process_count, process_rank
 from ab_schedulers.bench.references import pipeline_reference, reference, reference_calls
 from ab_schedulers.bench.sampling import SamplingRun, sample, seeded_noise
 from ab_schedulers.bench.solver_results import FIRST_SEED
@@ -149,4 +150,5 @@ def _prepare_pipeline(
 
 def _progress(subject: Any, calls: int) -> Any:
     tqdm = import_extra("tqdm", "the progress bar").tqdm
-    return tqdm(total=calls, unit="call", desc=f"{subject.name}, reference", dynamic_ncols=True)
+    name = f"{subject.name}, reference"
+    return tqdm(total=calls // process_count(), unit="call", desc=name, dynamic_ncols=True, disable=process_rank() > 0)

@@ -20,6 +20,7 @@ from ab_schedulers.bench.methods import Contender
 from ab_schedulers.bench.sampling import SamplingRun
 from ab_schedulers.models import BUNDLED
 
+SAME_SHAPE = "expected one shape. Give all runs the same size and the same number of pictures."
 _FIXED = ("latents", "num_inference_steps", "sigmas", "timesteps")
 
 
@@ -122,10 +123,7 @@ class PipelineSubject:
         watched = [self._watched(contender, start, on_call) for start in starts]
         shapes = {tuple(watch.final.shape) for watch in watched}
         if len(shapes) > 1:
-            raise ValueError(
-                f"the runs end in samples of shapes {sorted(shapes)}; expected one shape. Give all runs the same size "
-                "and the same number of pictures."
-            )
+            raise ValueError(f"the runs end in samples of shapes {sorted(shapes)}; {SAME_SHAPE}")
         seconds = sum(watch.ended - watch.began for watch in watched)
         return SamplingRun(
             images=torch.cat([watch.final for watch in watched]),

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from ab_schedulers.bench.extras import MissingExtraError
+from ab_schedulers.bench.processes import leave, process_rank
 
 from . import caching, formulas, own_models, schedulers
 from .arguments import run
@@ -16,10 +17,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns 0, or 2 after a message about bad input, a missing file or a missing extra."""
     arguments = command_parser().parse_args(argv)
     try:
-        print(run(arguments))
+        text = run(arguments)
+        if process_rank() == 0:
+            print(text)
     except (ValueError, OSError, MissingExtraError) as error:
         print(f"ab-schedulers: error: {error}", file=sys.stderr)
         return 2
+    finally:
+        leave()
     return 0
 
 

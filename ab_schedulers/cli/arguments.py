@@ -9,15 +9,22 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from ab_schedulers.bench.processes import process_count
+
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 FOLDER = "ab_schedulers_bench"
 
 
-def add_command(commands: Commands, name: str, function: str, about: str) -> argparse.ArgumentParser:
-    """A command that calls ``function``, given as ``module:name`` and imported when it runs: torch takes seconds."""
+def add_command(
+    commands: Commands, name: str, function: str, about: str, shared: bool = False
+) -> argparse.ArgumentParser:
+    """A command that calls ``function``, given as ``module:name`` and imported when it runs: torch takes seconds.
+
+    ``shared`` says that several processes may run it together, each with its share of the work.
+    """
     parser = commands.add_parser(name, help=about)
-    parser.set_defaults(function=function)
+    parser.set_defaults(function=function, shared=shared)
     return parser
 
 
@@ -25,10 +32,13 @@ def run(arguments: argparse.Namespace) -> str:
     """Call the function of the chosen command with its arguments; returns the text to print.
 
     Raises:
-        ValueError: An unknown bundled model, or whatever the function refuses.
+        ValueError: An unknown bundled model, several processes for a command of one, or whatever the function refuses.
     """
     values = dict(vars(arguments))
     function = pkgutil.resolve_name(values.pop("function"))
+    shared = values.pop("shared")
+    if process_count() > 1 and not shared:
+        raise ValueError(f"this command runs in one process, not in {process_count()}; start it without a launcher")
     _set_threads(values.pop("threads", None))
     if "models" in values:
         values["models"] = _bundled(values["models"])

@@ -43,6 +43,7 @@ def add_benches(benches: Commands) -> None:
         "calibration",
         "ab_schedulers.bench.calibrated:calibration",
         "calibrated schedulers against the best stock solver",
+        shared=True,
     )
     add_models(parser)
     add_counts(parser, "--calls", (5, 6, 8, 10, 12, 15, 20), "model calls")

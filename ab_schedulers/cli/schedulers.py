@@ -84,7 +84,11 @@ def _add_defaults(benches: Commands) -> None:
 
 def _add_solvers(benches: Commands) -> None:
     parser = add_command(
-        benches, "solvers", "ab_schedulers.bench.solvers:solvers", "all stock solvers and ours at equal model calls"
+        benches,
+        "solvers",
+        "ab_schedulers.bench.solvers:solvers",
+        "all stock solvers and ours at equal model calls",
+        shared=True,
     )
     add_subjects(parser, "the bundled models")
     add_counts(parser, "--calls", (5, 6, 8, 10, 12, 15, 20), "model calls")
