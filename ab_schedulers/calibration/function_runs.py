@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -80,19 +81,16 @@ class FunctionRuns(Runs):
         self._walk(walk, next_row, self._function, _State(sample=self._noise, history=[]), 0, see)
         return replace(walk, rows=tuple(rows)), Recording.of_lists(samples, outputs)
 
-    def ends(self, walk: Walk, rows: Sequence[tuple[int, Row]], chosen: torch.Tensor) -> Iterator[torch.Tensor]:
-        """One run of the chosen trajectories, then for every row the calls after it."""
+    def ends(self, walk: Walk, others: Sequence[tuple[int, Walk]], chosen: torch.Tensor) -> Iterator[torch.Tensor]:
+        """One run of the chosen trajectories, then for every other walk the calls after the first row that differs."""
         function, noise = self._restricted(chosen)
         states = [_State(sample=noise, history=[])]
-
-        def known(call: int, output: torch.Tensor) -> Row:
-            return walk.rows[call]
-
-        self._walk(walk, known, function, states[0], 0, states.append)
-        for call, row in rows:
-            history = states[call + 1].history
-            start = _State(sample=_combine(row, states[call].sample, history), history=history)
-            end = self._walk(walk, known, function, start, call + 1, lambda state: None)
+        self._walk(walk, lambda call, output: walk.rows[call], function, states[0], 0, states.append)
+        for call, other in others:
+            rows, history = other.rows, states[call + 1].history
+            start = _State(sample=_combine(rows[call], states[call].sample, history), history=history)
+            known = functools.partial(_known_row, rows)
+            end = self._walk(other, known, function, start, call + 1, lambda state: None)
             yield excerpt(end.sample, self.values)
 
     def _restricted(self, chosen: torch.Tensor) -> tuple[Denoiser, torch.Tensor]:
@@ -140,6 +138,10 @@ class FunctionRuns(Runs):
             self.check_calibrated(scheduler, walk)
             self._laid_out_key, self._laid_out_scheduler = key, scheduler
         return self._laid_out_scheduler
+
+
+def _known_row(rows: Sequence[Row], call: int, output: torch.Tensor) -> Row:
+    return rows[call]
 
 
 def _combine(row: Row, sample: torch.Tensor, history: Sequence[torch.Tensor]) -> torch.Tensor:

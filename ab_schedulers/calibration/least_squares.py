@@ -117,15 +117,16 @@ def gauss_newton_step(
     """The damped step ``(JᵀJ + R + μ diag JᵀJ) u = Jᵀ miss - R c``.
 
     Args:
-        jacobian: Derivative of the final samples along every direction, (directions, values).
+        jacobian: Derivative of the final samples along every direction, and along whatever else may change, which no
+            ridge pulls, (directions + others, values).
         miss: Reference minus final samples, (values,).
-        directions: What ``u`` counts.
+        directions: What the first entries of ``u`` count.
         changes: How far each row stands from the one the ridge pulls toward, (calls, 1 + depth).
         ridge: Relative strength of the pull, mean square per value.
         damping: μ.
 
     Returns:
-        ``u``, (directions,), float64.
+        ``u``, (directions + others,), float64.
     """
     count = jacobian.shape[1]
     normal = _inner(jacobian, jacobian) / count

@@ -83,13 +83,11 @@ class PipelineRuns(Runs):
         recording = self._record(walk, 0, next_row)
         return replace(walk, rows=tuple(rows)), recording
 
-    def ends(self, walk: Walk, rows: Sequence[tuple[int, Row]], chosen: torch.Tensor) -> Iterator[torch.Tensor]:
-        """A whole run per row, of those inputs that hold chosen trajectories."""
+    def ends(self, walk: Walk, others: Sequence[tuple[int, Walk]], chosen: torch.Tensor) -> Iterator[torch.Tensor]:
+        """A whole run per walk, of those inputs that hold chosen trajectories."""
         masks = chosen.split(self._batches)
-        for place, row in rows:
-            changed = replace(walk, rows=(*walk.rows[:place], row, *walk.rows[place + 1 :]))
-            parts = [self._final(changed, i)[mask] for i, mask in enumerate(masks) if bool(mask.any())]
-            yield torch.cat(parts)
+        for _, other in others:
+            yield torch.cat([self._final(other, i)[mask] for i, mask in enumerate(masks) if bool(mask.any())])
 
     def _final(self, walk: Walk, i: int) -> torch.Tensor:
         return self._record(walk, i, lambda call, recording: walk.rows[call]).final

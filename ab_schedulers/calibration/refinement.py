@@ -1,9 +1,9 @@
-"""Joint refinement of all rows of a walk on the error at the end of the run."""
+"""Joint refinement of all rows and places of a walk on the error at the end of the run."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,15 +15,15 @@ from .least_squares import (
     number_of_directions,
     row_changes,
     row_directions,
-    shifted,
 )
+from .moves import Move, possible_moves, with_moves
 from .recordings import Recording, root_mean_square
 from .runs import Runs
-from .walks import Walk
+from .walks import Walk, theory_walk
 
 _STEP = 5e-3  # of a finite difference, in root mean square of the next sample
 _STEPS = 2
-_DAMPINGS = (1e-3, 0.1, 1.0)
+_DAMPINGS = (0.1, 1.0, 10.0)
 _RIDGE = 1e-6
 
 
@@ -74,30 +74,35 @@ class Judge:
         )
 
 
-def refine(trial: Trial, origin: Walk, judge: Judge, *, depth: int, label: str) -> list[Trial]:
+def refine(trial: Trial, judge: Judge, *, depth: int, label: str) -> list[Trial]:
     """One Jacobian by finite differences, and damped Gauss-Newton steps with it; all trials made, in turn.
 
-    Every row's weights are moved at once, so that early rows may err where later ones, or the model itself, undo it.
-    With each damping two steps are made, the second with the same Jacobian at the new place. Damping is what keeps a
-    fit to few trajectories from describing them alone; how much is needed, the trajectories held back tell.
+    Every row's weights and the places of the calls are moved at once, so that early rows may err where later ones, or
+    the model itself, undo it. The ridge pulls toward the rows of theory at the places. With each damping two steps are
+    made, the second with the same Jacobian at the new place. Damping is what keeps a fit to few trajectories from
+    describing them alone; how much is needed, the trajectories held back tell.
     """
     directions = row_directions(trial.recording.of(judge.fit), depth)
-    jacobian = torch.stack(list(_derivatives(trial, directions, judge)))
+    moves = possible_moves(trial.walk)
+    jacobian = torch.stack(list(_derivatives(trial, directions, moves, judge)))
     weights = trajectory_weights(jacobian, int(judge.fit.sum()))
     weighted = jacobian * weights
     trials = []
     for damping in _DAMPINGS:
         best = trial
         for _ in range(_STEPS):
+            walk = best.walk
+            theory = theory_walk(walk.nodes, walk.steps, walk.quantity)
             step = gauss_newton_step(
                 weighted,
                 (judge.final - best.recording.final)[judge.fit].flatten() * weights,
                 directions,
-                row_changes(best.walk.rows, origin.rows, depth),
+                row_changes(walk.rows, theory.rows, depth),
                 ridge=_RIDGE,
                 damping=damping,
             )
-            found = judge(replace(best.walk, label=label, rows=moved(best.walk.rows, directions, step)))
+            fitted = replace(walk, label=label, rows=moved(walk.rows, directions, step[: len(directions)]))
+            found = judge(with_moves(fitted, moves, step[len(directions) :].tolist()))
             trials.append(found)
             if found.fit_error > 0.98 * best.fit_error:
                 break
@@ -126,15 +131,21 @@ def trajectory_weights(jacobian: torch.Tensor, trajectories: int) -> torch.Tenso
 def refinement_calls(num_calls: int, depth: int, restarts: bool) -> int:
     """Model calls per input that `refine` makes at most."""
     if restarts:
-        jacobian = num_calls + sum((1 + min(depth, call + 1)) * (num_calls - call - 1) for call in range(num_calls))
+        changes = [1 + min(depth, call + 1) for call in range(num_calls)]
+        changes[:-1] = [number + 1 for number in changes[:-1]]  # the move of the call after it
+        jacobian = num_calls + sum(number * (num_calls - call - 1) for call, number in enumerate(changes))
     else:
-        jacobian = num_calls * number_of_directions(num_calls, depth)
+        jacobian = num_calls * (number_of_directions(num_calls, depth) + num_calls - 1)
     return jacobian + _STEPS * len(_DAMPINGS) * num_calls
 
 
-def _derivatives(trial: Trial, directions: list[Direction], judge: Judge) -> Iterator[torch.Tensor]:
-    rows = trial.walk.rows
-    perturbed = [(one.call, shifted(rows[one.call], _STEP * one.change)) for one in directions]
-    start = trial.recording.final[judge.fit]
-    for end in judge.runs.ends(trial.walk, perturbed, judge.fit):
-        yield ((end - start) / _STEP).flatten()
+def _derivatives(
+    trial: Trial, directions: Sequence[Direction], moves: Sequence[Move], judge: Judge
+) -> Iterator[torch.Tensor]:
+    walk, start = trial.walk, trial.recording.final[judge.fit]
+    changed = [(one.call, replace(walk, rows=moved(walk.rows, [one], torch.tensor([_STEP])))) for one in directions]
+    displaced = [(move.call - 1, with_moves(walk, [move], [1.0])) for move in moves]
+    scales = [_STEP] * len(changed) + [1.0] * len(displaced)
+    ends = judge.runs.ends(walk, [*changed, *displaced], judge.fit)
+    for scale, end in zip(scales, ends, strict=True):
+        yield ((end - start) / scale).flatten()

@@ -77,8 +77,11 @@ class Runs(ABC):
         """Runs of all trajectories that `fit` takes."""
 
     @abstractmethod
-    def ends(self, walk: Walk, rows: Sequence[tuple[int, Row]], chosen: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Final samples (chosen trajectories, values) with one row replaced, for each of ``rows`` in turn."""
+    def ends(self, walk: Walk, others: Sequence[tuple[int, Walk]], chosen: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Final samples (chosen trajectories, values) of each of ``others`` in turn.
+
+        Beside each stands the first call whose row is not that of ``walk``; up to that call they agree.
+        """
 
     @abstractmethod
     def _set_timesteps(self, scheduler: ABCacheScheduler, num_calls: int) -> None:
@@ -152,9 +155,9 @@ class Runs(ABC):
 
         return {key: value for key, value in self.config.items() if key not in OWN_OPTIONS}
 
-    def default_walk(self, num_calls: int) -> Walk | None:
-        """What the scheduler does uncalibrated, with its own options; None where it keeps two histories."""
-        scheduler = self._scheduler({}, keep_plan=True)
+    def default_walk(self, num_calls: int, label: str = "default options", **options: Any) -> Walk | None:
+        """What the scheduler does uncalibrated, with its own options and ``options``; None with two histories."""
+        scheduler = self._scheduler({}, keep_plan=not options, **options)
         begin = scheduler._begin_run
 
         def see(call: int) -> Any:
@@ -163,9 +166,7 @@ class Runs(ABC):
             grid = scheduler._grid
             nodes = BaseNodes(timesteps=grid.timesteps, alphas=grid.alphas, sigmas=grid.sigmas, flow=grid.flow)
             steps = scheduler.plan.compute_steps
-            raise _WalkSeenError(
-                Walk(label="default options", nodes=nodes, steps=steps, quantity=run.quantity, rows=run.rows)
-            )
+            raise _WalkSeenError(Walk(label=label, nodes=nodes, steps=steps, quantity=run.quantity, rows=run.rows))
 
         setattr(scheduler, "_begin_run", see)  # noqa: B010 - on this instance alone
         try:
@@ -174,10 +175,11 @@ class Runs(ABC):
             return None if any(row.base_history for row in seen.walk.rows) else seen.walk
         raise ValueError("the pipeline never called `set_timesteps` of its scheduler; it cannot be calibrated.")
 
-    def _scheduler(self, calibrations: Mapping[str, Any], keep_plan: bool = False) -> ABCacheScheduler:
-        plan: dict[str, Any] = {} if keep_plan else {"num_base_steps": None, "compute_steps": None}
+    def _scheduler(self, calibrations: Mapping[str, Any], keep_plan: bool = False, **options: Any) -> ABCacheScheduler:
+        if not keep_plan:
+            options = {"num_base_steps": None, "compute_steps": None, **options}
         scheduler: ABCacheScheduler = ABCacheScheduler.from_config(
-            self.config, calibrations=dict(calibrations) or None, **plan
+            self.config, calibrations=dict(calibrations) or None, **options
         )
         scheduler._warned.update(("calls", "jump"))  # advice for users, not for trials
         return scheduler

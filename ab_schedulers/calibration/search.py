@@ -27,10 +27,11 @@ def estimated_calls(num_calls: int, *, restarts: bool, passes: int) -> int:
     """Model calls per input that one number of calls takes at most, the reference aside."""
     depth = row_depth(num_calls)
     walks = _MOST_STARTS + passes * (MOST_SHAPES + 1)
-    return walks * num_calls + refined_plans(num_calls) * _REFINEMENTS * refinement_calls(num_calls, depth, restarts)
+    refinements = (1 + refined_plans(num_calls)) * _REFINEMENTS
+    return walks * num_calls + refinements * refinement_calls(num_calls, depth, restarts)
 
 
-_MOST_STARTS = 9
+_MOST_STARTS = 10
 
 
 def row_depth(num_calls: int) -> int:
@@ -39,7 +40,7 @@ def row_depth(num_calls: int) -> int:
 
 
 def refined_plans(num_calls: int) -> int:
-    """How many plans are refined: with few calls, the plan that is best before need not be best after."""
+    """How many searched plans are refined beside the placed one: the plan that is best before need not be after."""
     return 2 if num_calls <= 10 else 1
 
 
@@ -86,19 +87,20 @@ class Search:
                 lambda shape: fit(shaped_steps(self.nodes, self.calls, shape)), lambda: self.budget.bears(cost)
             )
         trials = list(fitted.values())
-        for steps in sorted(fitted, key=lambda steps: fitted[steps].fit_error)[: refined_plans(self.calls)]:
-            trials += self._refined(judge, fitted[steps], theory_walk(self.nodes, steps, QUANTITY))
+        best = sorted(fitted, key=lambda steps: fitted[steps].fit_error)[: refined_plans(self.calls)]
+        for steps in dict.fromkeys([*best, self.nodes.placed]):
+            trials += self._refined(judge, fitted[steps])
         return [*((trial, True) for trial in started), *((trial, False) for trial in trials)]
 
-    def _refined(self, judge: Judge, best: Trial, origin: Walk) -> list[Trial]:
-        """Trials from refining one plan's rows until the trajectories held back gain no more."""
+    def _refined(self, judge: Judge, best: Trial) -> list[Trial]:
+        """Trials from refining one plan and its rows until the trajectories held back gain no more."""
         trials: list[Trial] = []
         depth = row_depth(self.calls)
         for _ in range(_REFINEMENTS):
             if not self.budget.bears(refinement_calls(self.calls, depth, self.runs.restarts)):
                 break
             before = best
-            found = refine(best, origin, judge, depth=depth, label="refined together, searched plan")
+            found = refine(best, judge, depth=depth, label="refined together, searched plan")
             trials += found
             best = min(found, key=lambda trial: trial.error)
             if best.error > 0.95 * before.error:
@@ -108,13 +110,14 @@ class Search:
     def _starts(self) -> list[Walk]:
         """Uncalibrated candidates, the scheduler's own options first."""
         own = self.runs.default_walk(self.calls)
+        placed = self.runs.default_walk(self.calls, "placed calls, default options", cache_placement="noise_ratio")
         uniform = [i * self.nodes.count // self.calls for i in range(self.calls)]
         theory = [
             theory_walk(self.nodes, steps, quantity, plan=plan)
             for plan, steps in (("placed calls", self.nodes.placed), ("even calls", uniform))
             for quantity in ("velocity", "sample")
         ]
-        walks = [*([] if own is None else [own]), *theory, *stock_walks(self.runs, self.calls)]
+        walks = [*(walk for walk in (own, placed) if walk is not None), *theory, *stock_walks(self.runs, self.calls)]
         kept = []
         for place, walk in enumerate(walks):
             if place == 0 or self.budget.bears((place + 1) * self.calls):
