@@ -10,14 +10,15 @@ from typing import Any
 
 import torch
 
-from ab_schedulers.bench.competitors import Competitor, placed_competitor
+from ab_schedulers.bench.calibrated_quality import Cell, paired_quality
+from ab_schedulers.bench.competitors import Competitor, competitors, placed_competitor
 from ab_schedulers.bench.environment import fingerprint, read_json, write_json
 from ab_schedulers.bench.methods import Contender
 from ab_schedulers.bench.processes import own_path, process_rank, shared_map, written_paths
 from ab_schedulers.bench.solver_results import OWN, Entry, Results, best
 from ab_schedulers.bench.solvers import measure, run_solvers
 from ab_schedulers.bench.tables import markdown_table
-from ab_schedulers.bench.trials import Trial, prepare
+from ab_schedulers.bench.trials import prepare
 from ab_schedulers.bench.user_pipelines import load_pipeline, read_runs
 from ab_schedulers.calibration import Calibration, Trajectories, calibrate, record
 from ab_schedulers.models import BUNDLED, load
@@ -90,6 +91,7 @@ def calibration(
     samples: int,
     search_samples: int,
     out: Path,
+    frechet_samples: int | None = None,
 ) -> str:
     """Calibrate every model where `out` has no calibration yet, and compare with the best stock solver.
 
@@ -103,6 +105,7 @@ def calibration(
         samples: trajectories per seed set.
         search_samples: trajectories that choose the stock settings that are tested.
         out: folder of the results.
+        frechet_samples: samples per seed set for Fréchet distances; None for none.
     """
     results = Results.read(out / "solvers.json")
     loaded = {name: load(name) for name in models}
@@ -110,7 +113,7 @@ def calibration(
     def fit(pair: tuple[str, int]) -> None:
         _calibrated(loaded[pair[0]], trajectories, pair[1], out / "calibrations")
 
-    rows = []
+    rows, cells = [], []
     shared_map(fit, [(name, count) for name in models for count in calls])
     for name, model in loaded.items():
         _, finalists = run_solvers(model, calls, sets, samples, search_samples, results)
@@ -118,14 +121,19 @@ def calibration(
         trial, note = prepare(model, sets, samples, out / "references")
         for count in calls:
             found, seconds = _calibrated(model, trajectories, count, out / "calibrations")
-            ours = measure(trial, placed_competitor(model.scheduler), count, results.entries)
-            rows.append(_row(stock[name, count][0], ours, _measure(trial, found, count), seconds))
+            placed, fitted = placed_competitor(model.scheduler), _competitor(found, model)
+            entry = stock[name, count][0]
+            ours, best_found = (measure(trial, one, count, results.entries) for one in (placed, fitted))
+            rows.append(_row(entry, ours, best_found, seconds))
+            cells.append(Cell(model=model, sides=[one.make(count) for one in (_named(entry, model), placed, fitted)]))
         rows.append([name, "reference", f"halving error {note['halving_error']:.4f}", "", "", "", "", ""])
     headers = ["model", "calls", "best stock solver", "its RMSE", "placed calls", "calibrated", "ratio", "seconds"]
     text = markdown_table(headers, rows)
     if process_rank() > 0:
         return ""
     (out / "calibration.md").write_text(text + "\n", encoding="utf-8")
+    if frechet_samples:
+        text += "\n\n" + paired_quality(cells, sets=sets, samples=frechet_samples, out=out)
     return f"{text}\n\nCalibrations: {out / 'calibrations'}"
 
 
@@ -145,11 +153,18 @@ def _calibrated(model: Any, trajectories: int, calls: int, folder: Path) -> tupl
     return Calibration.load(path), next((part[path.name] for part in known if path.name in part), None)
 
 
-def _measure(trial: Trial, found: Calibration, calls: int) -> Entry:
-    scheduler = found.scheduler(trial.subject.scheduler.config)
-    contender = Contender(label="calibrated", scheduler=scheduler, num_inference_steps=calls)
-    one = Competitor(group=OWN, solver="calibrated", setting="", make=lambda count: contender)
-    return measure(trial, one, calls, {})
+def _competitor(found: Calibration, model: Any) -> Competitor:
+    def make(count: int) -> Contender:
+        scheduler = found.scheduler(model.scheduler.config)
+        return Contender(label="calibrated", scheduler=scheduler, num_inference_steps=count)
+
+    return Competitor(group=OWN, solver="calibrated", setting="", make=make)
+
+
+def _named(entry: Entry, model: Any) -> Competitor:
+    """The stock solver that an entry measured."""
+    names = (entry.group, entry.solver, entry.setting)
+    return next(one for one in competitors(model.scheduler) if (one.group, one.solver, one.setting) == names)
 
 
 def _row(stock: Entry, ours: Entry, fitted: Entry, seconds: float | None) -> list[str]:

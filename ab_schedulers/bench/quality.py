@@ -137,7 +137,7 @@ def quality(
     """
     settings = {"samples": samples, "calls": calls, "interval": interval}
     tasks = _tasks(models, seed_sets, calls, interval)
-    scores = {model: _earlier_scores(_path(out, model), settings) for model in models}
+    scores = {model: earlier_scores(_path(out, model), settings) for model in models}
     missing = [task for task in tasks if task.key not in scores[task.subject.name]]
     tqdm = import_extra("tqdm", "the progress bar").tqdm
     classifier = load_classifier()
@@ -167,7 +167,7 @@ def _tasks(models: Sequence[str], seed_sets: int, calls: int, interval: int) -> 
         subject = load(model)
         stock = subject.scheduler
         sides = [base(stock, calls * interval), *[cached(stock, m, calls, interval) for m in (DEFAULTS, REUSE)]]
-        marked = [(subject, side, _fingerprint(subject, side)) for side in sides]
+        marked = [(subject, side, side_fingerprint(subject, side)) for side in sides]
         pairs += marked[:2]
         reuses += marked[2:]
     seeds = range(_FIRST_SEED, _FIRST_SEED + seed_sets)
@@ -179,12 +179,14 @@ def _tasks(models: Sequence[str], seed_sets: int, calls: int, interval: int) -> 
     ]
 
 
-def _fingerprint(subject: Any, contender: Contender) -> str:
+def side_fingerprint(subject: Any, contender: Contender) -> str:
+    """What identifies weights, scheduler and its options."""
     options = {key: value for key, value in contender.scheduler.config.items() if not key.startswith("_")}
     return fingerprint(subject.model, options)
 
 
-def _earlier_scores(path: Path, settings: dict[str, int]) -> dict[Key, Score]:
+def earlier_scores(path: Path, settings: dict[str, int]) -> dict[Key, Score]:
+    """Scores found in `path`; a `ValueError` where they belong to other settings."""
     earlier = read_json(path)
     if earlier is None:
         return {}

@@ -51,5 +51,10 @@ def add_benches(benches: Commands) -> None:
     add_count(parser, "--seed-sets", 4, "sets of noises", dest="sets")
     add_count(parser, "--samples", 16, "trajectories per set")
     add_count(parser, "--search-samples", 16, "trajectories that choose the best stock setting")
+    parser.add_argument(
+        "--frechet-samples",
+        type=positive,
+        help="samples per set for Fréchet distances of the three sides (default: none are measured)",
+    )
     add_out(parser)
     add_threads(parser)
