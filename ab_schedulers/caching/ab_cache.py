@@ -37,6 +37,7 @@ class ABCache(ModelHook):  # type: ignore[misc]  # diffusers' class carries no a
         self._run = self._decided_step = -1
         self._decision: tuple[bool, float | None] = (True, None)
         self._unit = 1.0
+        self._never_skips = config.interval == 1 and config.compute_steps is None
 
     def reset_state(self, module: torch.nn.Module | None = None) -> None:
         """Forget the run and free its outputs; diffusers calls it after a run, the records stay."""
@@ -48,22 +49,34 @@ class ABCache(ModelHook):  # type: ignore[misc]  # diffusers' class carries no a
 
     def new_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Compute, or answer from the cache."""
-        tick = self._clock.observe(self._reader.observe(args, kwargs, self._context.name))
-        self._begin(tick)
-        history = tick.stream.memory.setdefault(_HISTORY, OutputHistory(order=self.config.depth))
-        form = tick.stream.memory.get((self._returns_dict(args, kwargs), _FORM))
-        compute, estimate = self._decide(tick, history, args, kwargs)
-        compute = compute or not history.outputs
-        if compute or form is None:
-            compute = True
-            output = self._compute(tick, history, args, kwargs)
+        compute, estimate = True, None
+        if self._never_skips:
+            tick = self._clock.count(self._reader.timestep(args, kwargs))
+            self._begin(tick)
+            output = self._compute(args, kwargs)
         else:
-            answer = self._from_cached(tick, history.predict(self._node(tick), self.config.order), args, kwargs)
-            output = put_together(form, answer)
-        self.records.append(
-            CallRecord(step=tick.step, timestep=tick.timestep, place=tick.place, computed=compute, estimate=estimate)
-        )
+            tick = self._clock.observe(self._reader.observe(args, kwargs, self._context.name))
+            self._begin(tick)
+            output, compute, estimate = self._answer(tick, args, kwargs)
+        self.records.append(CallRecord(tick.step, tick.timestep, tick.place, compute, estimate))
         return output
+
+    def _answer(self, tick: Tick, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, bool, float | None]:
+        """The output, whether it was computed, and the estimate if one was taken."""
+        memory = tick.stream.memory
+        history = memory.get(_HISTORY)
+        if history is None:
+            history = memory[_HISTORY] = OutputHistory(order=self.config.depth)
+        form_key = (self._reader.argument("return_dict", args, kwargs) is not False, _FORM)
+        compute, estimate = self._decide(tick, history, args, kwargs)
+        if compute or not history.outputs or form_key not in memory:
+            output = self._compute(args, kwargs)
+            memory[form_key], tensors = take_apart(output)
+            history.record(self._node(tick), self._to_cached(tick, tensors, args, kwargs))
+            memory["step"] = tick.step
+            return output, True, estimate
+        answer = self._from_cached(tick, history.predict(self._node(tick), self.config.order), args, kwargs)
+        return put_together(memory[form_key], answer), False, estimate
 
     def _begin(self, tick: Tick) -> None:
         if tick.run == self._run:
@@ -98,21 +111,12 @@ class ABCache(ModelHook):  # type: ignore[misc]  # diffusers' class carries no a
         estimate = float(difference)
         return not estimate <= self.config.threshold, estimate
 
-    def _compute(self, tick: Tick, history: OutputHistory, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    def _compute(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         try:
-            output = self.fn_ref.original_forward(*args, **kwargs)
+            return self.fn_ref.original_forward(*args, **kwargs)
         except BaseException:
             self._clock.reset()
             raise
-        if self.config.interval > 1 or self.config.compute_steps is not None:
-            form, tensors = take_apart(output)
-            history.record(self._node(tick), self._to_cached(tick, tensors, args, kwargs))
-            tick.stream.memory[self._returns_dict(args, kwargs), _FORM] = form
-            tick.stream.memory["step"] = tick.step
-        return output
-
-    def _returns_dict(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-        return self._reader.argument("return_dict", args, kwargs) is not False
 
     def _node(self, tick: Tick) -> float:
         """The value of the polynomial's variable at a step."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -21,15 +21,32 @@ Independent noises of 512 values have a cosine of 0 with standard deviation 0.04
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Observation:
-    """What one call of the model shows.
+class Excerpt:
+    """Values of a noisy sample, float32, one axis, on the CPU: enough to tell whether two samples follow each other."""
+
+    __slots__ = ("square", "values")
+
+    def __init__(self, values: torch.Tensor) -> None:
+        self.values, self.square = values, values.dot(values).item()
+
+    def equals(self, other: Excerpt) -> bool:
+        """Whether both hold the same values."""
+        return torch.equal(self.values, other.values)
+
+    def follows(self, before: Excerpt) -> bool:
+        """Whether this sample has enough in common with the one before to be its successor."""
+        scale = self.square * before.square
+        return scale == 0 or self.values.dot(before.values).item() >= SMALLEST_COSINE * scale**0.5
+
+
+class Observation(NamedTuple):
+    """What one call of the model shows; a named tuple, since one is made at every call, and is made fastest so.
 
     Args:
         timestep: The timestep of the whole batch, in the model's own unit.
         shape: Anything that must not change within a run: shape of one sample, dtype and device.
         batch: Number of samples.
-        sample: An excerpt of the first noisy sample, float32, one axis, on the CPU.
+        sample: An excerpt of the first noisy sample.
         name: The name of diffusers' cache context, if the pipeline gives one.
         conditioning: What tells streams without a name apart: an excerpt of text or class embeddings.
     """
@@ -37,7 +54,7 @@ class Observation:
     timestep: float
     shape: Hashable
     batch: int
-    sample: torch.Tensor
+    sample: Excerpt
     name: str | None = None
     conditioning: Hashable = ()
 
@@ -55,8 +72,7 @@ class Stream:
     memory: dict[Hashable, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Tick:
+class Tick(NamedTuple):
     """Where a call stands.
 
     Args:
@@ -96,37 +112,57 @@ class Clock:
         self._shape: Hashable = None
         self._streams: dict[tuple[Hashable, int], Stream] = {}
         self._seen: list[tuple[Hashable, int]] = []
-        self._samples: dict[Hashable, torch.Tensor] = {}
+        self._samples: dict[Hashable, Excerpt] = {}
 
     def observe(self, call: Observation) -> Tick:
         """The place of the next call."""
-        if self._timestep is None or self._begins_run(call):
+        identity = call.identity
+        if self._timestep is None or self._begins_run(call, identity):
             self.reset()
             self._run += 1
             self._shape, self._timestep = call.shape, call.timestep
         elif call.timestep != self._timestep:
             self._advance(call.timestep)
-        occurrence = sum(identity == call.identity for identity, _ in self._seen)
+        occurrence = sum(seen == identity for seen, _ in self._seen)
         if self._step == 0 and occurrence:  # the run failed after its first call and was started again
             occurrence = 0
-            self._streams.pop((call.identity, 0))
-            self._seen.remove((call.identity, 0))
-        key = (call.identity, occurrence)
+            self._streams.pop((identity, 0))
+            self._seen.remove((identity, 0))
+        key = (identity, occurrence)
         self._seen.append(key)
-        self._samples[call.identity] = call.sample
-        stream = self._streams.setdefault(key, Stream(identity=call.identity))
-        return Tick(run=self._run, step=self._step, timestep=call.timestep, place=len(self._seen) - 1, stream=stream)
+        self._samples[identity] = call.sample
+        stream = self._streams.get(key)
+        if stream is None:
+            stream = self._streams[key] = Stream(identity=identity)
+        return Tick(self._run, self._step, call.timestep, len(self._seen) - 1, stream)
 
-    def _begins_run(self, call: Observation) -> bool:
+    def count(self, timestep: float) -> Tick:
+        """The place of the next call by its timestep alone, for caches that skip nothing: only their report needs it.
+
+        A run that begins below the timestep where the one before failed is not seen, and streams are not told apart.
+        """
+        if self._timestep is None or self._turns_back(timestep):
+            self.reset()
+            self._run += 1
+            self._timestep = timestep
+        elif timestep != self._timestep:
+            self._advance(timestep)
+        self._seen.append((None, len(self._seen)))
+        return Tick(self._run, self._step, timestep, len(self._seen) - 1, Stream(identity=None))
+
+    def _begins_run(self, call: Observation, identity: Hashable) -> bool:
         if call.shape != self._shape:
             return True
-        turn = _sign(call.timestep - (self._timestep or 0.0))
-        if turn and turn == -(self._trend or self._direction):
+        if self._turns_back(call.timestep):
             return True
-        if self._step == 0 and turn == 0:
-            return not torch.equal(call.sample, next(iter(self._samples.values())))
-        before = self._samples.get(call.identity)
-        return before is not None and not _follows(call.sample, before)
+        if self._step == 0 and call.timestep == self._timestep:
+            return not call.sample.equals(next(iter(self._samples.values())))
+        before = self._samples.get(identity)
+        return before is not None and not call.sample.follows(before)
+
+    def _turns_back(self, timestep: float) -> bool:
+        turn = _sign(timestep - (self._timestep or 0.0))
+        return turn != 0 and turn == -(self._trend or self._direction)
 
     def _advance(self, timestep: float) -> None:
         turn = _sign(timestep - (self._timestep or 0.0))
@@ -134,17 +170,12 @@ class Clock:
             self._direction = turn
         self._trend = turn
         self._step, self._timestep = self._step + 1, timestep
-        kept = set(self._seen)
-        self._streams = {key: stream for key, stream in self._streams.items() if key in kept}
-        self._samples = {identity: self._samples[identity] for identity, _ in self._seen}
+        if len(self._seen) < len(self._streams):
+            kept = set(self._seen)
+            self._streams = {key: stream for key, stream in self._streams.items() if key in kept}
+            self._samples = {identity: self._samples[identity] for identity, _ in self._seen}
         self._seen = []
 
 
 def _sign(difference: float) -> int:
     return (difference > 0) - (difference < 0)
-
-
-def _follows(sample: torch.Tensor, before: torch.Tensor) -> bool:
-    """Whether a sample has enough in common with the one before to be its successor."""
-    scale = float(torch.dot(sample, sample)) * float(torch.dot(before, before))
-    return scale == 0 or float(torch.dot(sample, before)) >= SMALLEST_COSINE * scale**0.5

@@ -17,7 +17,7 @@ from .families import KINDS, family_of
 from .history import OutputHistory
 from .observing import CallReader, ContextName
 from .outputs import put_together, take_apart
-from .placement import check_model, place
+from .placement import HookedModule, check_model, lift, place, put_back
 from .report import CallRecord, summarize
 
 
@@ -63,9 +63,13 @@ class EBCache(ModelHook):  # type: ignore[misc]  # diffusers' class carries no a
         super().__init__()
         self.table, self.order = resolve_table(config.table), config.order
         self.kept = {kind: self.table.used_later(kind, config.order) for kind in KINDS}
+        steps = range(self.table.num_steps)
+        self._busy = [any(self.kept[k][i] or getattr(self.table, k)[i] != COMPUTE for k in KINDS) for i in steps]
+        self._never_skips = not any(self._busy)
         self.records: list[CallRecord] = []
         self.tick: Tick | None = None
         self.called: dict[str, bool] = {}
+        self.modules: tuple[HookedModule, ...] = ()
         self._reader, self._context, self._clock, self._run = reader, ContextName(), Clock(), 0
 
     def reset_state(self, module: torch.nn.Module | None = None) -> None:
@@ -78,27 +82,35 @@ class EBCache(ModelHook):  # type: ignore[misc]  # diffusers' class carries no a
 
     def new_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Run the model; its modules ask for the step."""
-        tick = self._clock.observe(self._reader.observe(args, kwargs, self._context.name))
-        if tick.step >= self.table.num_steps:
-            self._clock.reset()
-            raise ValueError(
-                f"the table of the EB-Cache has {self.table.num_steps} steps, but the run goes on to step "
-                f"{tick.step + 1}; build a table for runs of that length, or call remove_cache(model)."
-            )
+        if self._never_skips:
+            tick, busy = self._clock.count(self._reader.timestep(args, kwargs)), False
+        else:
+            tick = self._clock.observe(self._reader.observe(args, kwargs, self._context.name))
+            busy = self._is_busy(tick)
         if tick.run != self._run:
             self._run, self.records = tick.run, []
-        self.tick, self.called = tick, {}
+        self.tick, self.called = tick if busy else None, {}
+        lifted = () if busy else lift(self.modules)
         try:
             output = self.fn_ref.original_forward(*args, **kwargs)
         except BaseException:
             self._clock.reset()
             raise
         finally:
+            put_back(lifted)
             self.tick = None
-        self.records.append(
-            CallRecord(step=tick.step, timestep=tick.timestep, place=tick.place, computed=all(self.called.values()))
-        )
+        self.records.append(CallRecord(tick.step, tick.timestep, tick.place, all(self.called.values())))
         return output
+
+    def _is_busy(self, tick: Tick) -> bool:
+        """Whether a module skips in this call, or must remember its output."""
+        if tick.step >= self.table.num_steps:
+            self._clock.reset()
+            raise ValueError(
+                f"the table of the EB-Cache has {self.table.num_steps} steps, but the run goes on to step "
+                f"{tick.step + 1}; build a table for runs of that length, or call remove_cache(model)."
+            )
+        return self._busy[tick.step]
 
     def action(self, kind: str) -> str:
         """What modules of a kind do in this call."""
@@ -179,7 +191,9 @@ def apply_eb_cache(model: torch.nn.Module, config: EBCacheConfig) -> EBCache:
         raise TypeError(f"`config` must be an EBCacheConfig, received {type(config).__name__}; build one.")
     reader, modules = check_transformer(model)
     cache = EBCache(reader, config)
-    place(model, cache, {module: ModuleCache(cache, name, kind) for name, (kind, module) in modules.items()})
+    hooks = {module: ModuleCache(cache, name, kind) for name, (kind, module) in modules.items()}
+    place(model, cache, hooks)
+    cache.modules = tuple(HookedModule.of(module, hook) for module, hook in hooks.items())
     return cache
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from diffusers.hooks.hooks import StateManager
 
-from .clock import Observation
+from .clock import Excerpt, Observation
 
 SAMPLE_NAMES = ("hidden_states", "sample", "x")
 TIMESTEP_NAMES = ("timestep", "timesteps", "t")
@@ -47,6 +48,45 @@ class ContextName(StateManager):  # type: ignore[misc]  # diffusers finds it by 
         self._context = None
 
 
+class ConditioningTraces:
+    """Something that two equal conditionings share and two different ones most likely do not.
+
+    Pipelines hand over the same tensors at every step, and reading one waits for the device. So what was read is kept
+    for as long as the tensor lives and nobody writes to it; where torch does not count the writes, it is read again.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[weakref.ref[torch.Tensor], int, Hashable]] = {}
+
+    def of(self, argument: Any) -> Hashable:
+        """The trace of one argument of a model."""
+        if isinstance(argument, torch.Tensor):
+            return self._of_tensor(argument)
+        if isinstance(argument, Mapping):
+            return tuple((key, self.of(argument[key])) for key in sorted(argument))
+        if isinstance(argument, (list, tuple)):
+            return tuple(self.of(item) for item in argument)
+        return argument if isinstance(argument, (int, float, str, type(None))) else type(argument).__name__
+
+    def _of_tensor(self, tensor: torch.Tensor) -> Hashable:
+        if tensor.is_inference():
+            return _trace(tensor)
+        known = self._known.get(id(tensor))
+        if known is not None and known[0]() is tensor and known[1] == tensor._version:
+            return known[2]
+        trace = _trace(tensor)
+        self._known = {key: entry for key, entry in self._known.items() if entry[0]() is not None}
+        self._known[id(tensor)] = (weakref.ref(tensor), tensor._version, trace)
+        return trace
+
+
+def _trace(tensor: torch.Tensor) -> Hashable:
+    rows = tensor.detach().reshape(len(tensor) if tensor.ndim else 1, -1)
+    width = max(_CONDITIONING_VALUES // max(len(rows), 1), 8)
+    values = rows[:, :: -(-rows.shape[1] // width) or 1]
+    return (tuple(tensor.shape), values.to("cpu", torch.float32).numpy().tobytes())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallReader:
     """Finds the arguments of a model's forward by name or position.
@@ -55,11 +95,15 @@ class CallReader:
         positions: Position of every parameter, without ``self``.
         sample_name: The parameter that takes the noisy sample.
         timestep_name: The parameter that takes the timestep.
+        conditioning_names: The parameters that tell streams apart.
+        traces: What is known of their arguments.
     """
 
     positions: Mapping[str, int]
     sample_name: str
     timestep_name: str
+    conditioning_names: tuple[str, ...]
+    traces: ConditioningTraces = field(default_factory=ConditioningTraces)
 
     @classmethod
     def of(cls, model: torch.nn.Module) -> CallReader:
@@ -77,7 +121,10 @@ class CallReader:
                 "pipe.transformer or pipe.unet."
             )
         return cls(
-            positions={name: i for i, name in enumerate(parameters)}, sample_name=found[0], timestep_name=found[1]
+            positions={name: i for i, name in enumerate(parameters)},
+            sample_name=found[0],
+            timestep_name=found[1],
+            conditioning_names=tuple(name for name in CONDITIONING_NAMES if name in parameters),
         )
 
     def argument(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -97,6 +144,14 @@ class CallReader:
             )
         return sample
 
+    def timestep(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float:
+        """The timestep of a call.
+
+        Raises:
+            ValueError: If the samples of the batch are at different timesteps.
+        """
+        return batch_timestep(self.argument(self.timestep_name, args, kwargs))
+
     def observe(self, args: Sequence[Any], kwargs: Mapping[str, Any], name: str | None) -> Observation:
         """What a call shows to the clock.
 
@@ -105,18 +160,14 @@ class CallReader:
             ValueError: If the samples of the batch are at different timesteps.
         """
         sample = self.sample(args, kwargs)
-        conditioning: tuple[Hashable, ...] = ()
-        if name is None:
-            conditioning = tuple(
-                _trace(self.argument(name, args, kwargs)) for name in CONDITIONING_NAMES if name in self.positions
-            )
+        traced = self.conditioning_names if name is None else ()
         return Observation(
-            timestep=batch_timestep(self.argument(self.timestep_name, args, kwargs)),
-            shape=(sample.shape[1:], sample.dtype, sample.device),
-            batch=len(sample),
-            sample=_excerpt(sample[0], _SAMPLE_VALUES),
-            name=name,
-            conditioning=conditioning,
+            self.timestep(args, kwargs),
+            (sample.shape[1:], sample.dtype, sample.device),
+            len(sample),
+            _excerpt(sample),
+            name,
+            tuple([self.traces.of(self.argument(name, args, kwargs)) for name in traced]),
         )
 
 
@@ -128,10 +179,10 @@ def batch_timestep(timestep: Any) -> float:
     """
     if not isinstance(timestep, torch.Tensor):
         return float(timestep)
-    if timestep.ndim and not any(timestep.stride()):
+    if timestep.numel() > 1 and not any(timestep.stride()):
         timestep = timestep[(0,) * timestep.ndim]
-    if timestep.ndim == 0:
-        return float(timestep)
+    if timestep.numel() == 1:
+        return float(timestep.item())
     values = timestep.reshape(len(timestep), -1).amax(dim=1).tolist()
     if min(values) != max(values):
         raise ValueError(
@@ -141,21 +192,8 @@ def batch_timestep(timestep: Any) -> float:
     return float(values[0])
 
 
-def _excerpt(tensor: torch.Tensor, size: int) -> torch.Tensor:
-    """At most ``size`` values at regular distances, float32, on the CPU, not shared with the tensor."""
-    flat = tensor.detach().reshape(-1)
-    return flat[:: -(-flat.numel() // size) or 1].to("cpu", torch.float32, copy=True)
-
-
-def _trace(argument: Any) -> Hashable:
-    """Something that two equal conditionings share and two different ones most likely do not."""
-    if isinstance(argument, torch.Tensor):
-        rows = argument.detach().reshape(len(argument) if argument.ndim else 1, -1)
-        width = max(_CONDITIONING_VALUES // max(len(rows), 1), 8)
-        values = rows[:, :: -(-rows.shape[1] // width) or 1]
-        return (tuple(argument.shape), *values.to("cpu", torch.float32).reshape(-1).tolist())
-    if isinstance(argument, Mapping):
-        return tuple((key, _trace(argument[key])) for key in sorted(argument))
-    if isinstance(argument, (list, tuple)):
-        return tuple(_trace(item) for item in argument)
-    return argument if isinstance(argument, (int, float, str, type(None))) else type(argument).__name__
+def _excerpt(sample: torch.Tensor) -> Excerpt:
+    """Values of the first sample of a batch at regular distances, not shared with it."""
+    size = sample.numel() // max(len(sample), 1)
+    values = sample.reshape(-1)[: size : -(-size // _SAMPLE_VALUES) or 1].to("cpu", torch.float32, copy=True)
+    return Excerpt(values.detach() if values.requires_grad else values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -72,6 +73,34 @@ def place(model: torch.nn.Module, root: ModelHook, modules: Mapping[torch.nn.Mod
         _take_off(model)
         raise
     _forget_child_registries(model)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class HookedModule:
+    """A module, its forward with our hook and the one beneath."""
+
+    module: torch.nn.Module
+    hooked: Any
+    beneath: Any
+
+    @classmethod
+    def of(cls, module: torch.nn.Module, hook: ModelHook) -> HookedModule:
+        """A module on which `place` has just put ``hook``."""
+        return cls(module=module, hooked=vars(module)["forward"], beneath=hook.fn_ref.original_forward)
+
+
+def lift(modules: Sequence[HookedModule]) -> list[HookedModule]:
+    """Take our hooks off for one call, since each costs some frames; where others wrapped a module since, they stay."""
+    lifted = [entry for entry in modules if vars(entry.module)["forward"] is entry.hooked]
+    for entry in lifted:
+        vars(entry.module)["forward"] = entry.beneath
+    return lifted
+
+
+def put_back(lifted: Sequence[HookedModule]) -> None:
+    """The inverse of `lift`."""
+    for entry in lifted:
+        vars(entry.module)["forward"] = entry.hooked
 
 
 def remove_cache(model: torch.nn.Module) -> None:

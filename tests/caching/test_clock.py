@@ -7,15 +7,16 @@ from typing import Any
 import pytest
 import torch
 
-from ab_schedulers.caching.clock import Clock, Observation, Tick
-from ab_schedulers.caching.observing import ContextName, batch_timestep
+from ab_schedulers.caching.clock import Clock, Excerpt, Observation, Tick
+from ab_schedulers.caching.observing import ConditioningTraces, ContextName, batch_timestep
 
 _NOISE = torch.randn(512, generator=torch.Generator().manual_seed(0))
 _OTHER = torch.randn(512, generator=torch.Generator().manual_seed(1))
 
 
 def see(clock: Clock, t: float, who: Any = "prompt", *, sample: Any = _NOISE, **changes: Any) -> Tick:
-    given = {"timestep": t, "shape": (4, 8, 8), "batch": 2, "sample": sample, "conditioning": who, **changes}
+    excerpt = Excerpt(sample)
+    given = {"timestep": t, "shape": (4, 8, 8), "batch": 2, "sample": excerpt, "conditioning": who, **changes}
     return clock.observe(Observation(**given))
 
 
@@ -150,3 +151,40 @@ def test_the_name_of_the_context_is_read_in_both_forms_diffusers_uses() -> None:
     assert context.name == "uncond"
     context.reset()
     assert context.name is None
+
+
+def test_a_count_by_timesteps_alone_tells_runs_and_steps() -> None:
+    clock = Clock()
+    ticks = [clock.count(t) for t in (900, 900, 700, 300, 900, 700)]
+    assert [(tick.run, tick.step, tick.place) for tick in ticks] == [
+        (1, 0, 0),
+        (1, 0, 1),
+        (1, 1, 0),
+        (1, 2, 0),
+        (2, 0, 0),
+        (2, 1, 0),
+    ]
+
+
+def test_equal_conditionings_have_equal_traces_and_written_ones_new_ones() -> None:
+    """A tensor that was read once is not read again until somebody writes to it; of a dead one nothing stays."""
+    traces = ConditioningTraces()
+    text = torch.linspace(0, 1, 60).reshape(1, 5, 12)
+    first = traces.of(text)
+    assert traces.of(text) is first
+    assert traces.of(text.clone()) == first != traces.of(text.reshape(1, 60))
+    text.add_(1)
+    assert traces.of(text) != first
+    assert traces.of({"text": text}) == (("text", traces.of(text)),)
+    del text
+    other = torch.zeros(1, 60)
+    traces.of(other)
+    assert len(traces._known) == 1
+
+
+def test_tensors_whose_writes_are_not_counted_are_read_every_time() -> None:
+    with torch.inference_mode():
+        text, traces = torch.zeros(1, 4), ConditioningTraces()
+        before = traces.of(text)
+        text.add_(1)
+        assert traces.of(text) != before

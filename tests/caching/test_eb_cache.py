@@ -67,6 +67,35 @@ def test_removing_leaves_no_trace(family: Any, model: Model, run_loop: Loop) -> 
     assert torch.equal(run_loop(family, model), bare)
 
 
+def test_a_failure_in_a_step_that_computes_all_leaves_the_hooks_in_place(families: Any, run_loop: Loop) -> None:
+    family = families["dit"]
+    model = family.build()
+    apply_eb_cache(model, EBCacheConfig(table=EBTable(attention="CCCRRRRRRR", mlp="CCCRRRRRRR")))
+    before = {name: dict(vars(module)) for name, module in model.named_modules()}
+    fresh = run_loop(family, model)
+    handle = model.transformer_blocks[1].register_forward_pre_hook(lambda *_: _fail())
+    with pytest.raises(RuntimeError, match="inside"):
+        run_loop(family, model)
+    handle.remove()
+    assert {name: dict(vars(module)) for name, module in model.named_modules()} == before
+    assert torch.equal(run_loop(family, model), fresh)
+
+
+def _fail() -> None:
+    raise RuntimeError("inside the model")
+
+
+def test_what_others_put_around_a_module_later_runs_at_every_step(families: Any, run_loop: Loop) -> None:
+    family = families["dit"]
+    model = family.build()
+    apply_eb_cache(model, EBCacheConfig(table=EBTable(attention="CCCRRRCCCC", mlp="C" * 10)))
+    attention, calls = model.transformer_blocks[0].attn1, []
+    hooked = attention.forward
+    attention.forward = lambda *args, **kwargs: calls.append(1) or hooked(*args, **kwargs)
+    run_loop(family, model)
+    assert len(calls) == 10
+
+
 def test_each_kind_finds_its_modules_and_no_others(families: Any) -> None:
     for name, family in families.items():
         model = family.build()
@@ -215,7 +244,7 @@ def test_what_cannot_be_cached_is_refused_before_a_hook_is_placed(families: Any,
 def test_chunking_switched_on_later_is_noticed(families: Any, run_loop: Loop) -> None:
     family = families["pixart"]
     model = family.build()
-    apply_eb_cache(model, EBCacheConfig(table=[0] * 10))
+    apply_eb_cache(model, EBCacheConfig(table=MIXED))
     model.transformer_blocks[1].set_chunk_feed_forward(4, 1)
     with pytest.raises(ValueError, match="called twice"):
         run_loop(family, model)
