@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 
-from ab_schedulers.bench.cache_methods import CachedRun, CacheMethod, cache_methods, magnitude_ratios
+from ab_schedulers.bench.cache_methods import cache_methods
+from ab_schedulers.bench.cache_peers import magnitude_ratios
+from ab_schedulers.bench.cache_runs import CachedRun, CacheMethod
 from ab_schedulers.bench.environment import environment, write_json
 from ab_schedulers.bench.extras import import_extra
 from ab_schedulers.bench.methods import base

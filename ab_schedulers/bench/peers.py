@@ -82,6 +82,15 @@ def peers(stock: Any) -> list[Peer]:
     return vp_peers(stock.config)
 
 
+def plain_peers(stock: Any) -> list[Peer]:
+    """Every solver once, at the setting that leaves given timesteps or sigmas as they are."""
+    if is_flow(stock):
+        return _flow_solvers(1.0)
+    return _spaced("trailing", {"timestep_spacing": "trailing"}) + [
+        _singlestep(order, "linspace", {}) for order in (2, 3)
+    ]
+
+
 def saved_peers(stock: Any) -> list[Peer]:
     """The scheduler that a pipeline was saved with, as it is, and for a flow model every solver at its shift."""
     name = type(stock).__name__

@@ -40,7 +40,9 @@ def start_grid(scheduler: Any, num_inference_steps: int, **options: Any) -> None
     is_flow = isinstance(scheduler, FlowMatchEulerDiscreteScheduler)
     if is_flow and "sigmas" not in options and "timesteps" not in options:
         options["sigmas"] = np.linspace(1.0, 1.0 / num_inference_steps, num_inference_steps).tolist()
-    scheduler.set_timesteps(num_inference_steps, device="cpu", **options)
+    # Schedulers count given timesteps themselves, and refuse to be told their number as well.
+    count = None if "timesteps" in options else num_inference_steps
+    scheduler.set_timesteps(count, device="cpu", **options)
 
 
 @torch.inference_mode()

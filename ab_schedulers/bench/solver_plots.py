@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ab_schedulers.bench.extras import import_extra
-from ab_schedulers.bench.solver_results import OWN, STOCK, Entry, best
+from ab_schedulers.bench.solver_results import OWN, STOCK, STOCK_PLACED, Entry, best
 
 Point = tuple[float, float]
 _STOCK_COLORS = ("#4c72b0", "#8172b3", "#64b5cd", "#937860", "#55a868", "#8c8c8c")
@@ -51,8 +51,8 @@ def write_diagrams(path: Path, search: Sequence[Entry], entries: Sequence[Entry]
         errors, spreads = [entry.error for entry in line], [entry.spread for entry in line]
         by_calls.errorbar([entry.model_calls for entry in line], errors, yerr=spreads, label=label, **style)
         by_time.plot([milliseconds(entry, model_ms) / batch for entry in line], errors, **style)
-    for own, color, name in ((False, "#4c72b0", "stock"), (True, "#c44e52", "ours")):
-        side = [entry for entry in finite if (entry.group == OWN) is own]
+    for group, color, name in ((STOCK, "#4c72b0", "stock"), (OWN, "#c44e52", "ours")):
+        side = [entry for entry in finite if entry.group == group]
         points = [(milliseconds(entry, model_ms) / batch, entry.error) for entry in side]
         every.plot(*zip(*points, strict=True), "o", color=color, markersize=3, alpha=0.35)
         every.plot(*zip(*pareto_front(points), strict=True), "-", color=color, linewidth=2.4, label=f"{name}, front")
@@ -71,9 +71,12 @@ def write_diagrams(path: Path, search: Sequence[Entry], entries: Sequence[Entry]
 def _lines(entries: Sequence[Entry]) -> list[tuple[str, str, list[Entry]]]:
     """Label, colour and entries by rising calls: the best stock setting of each number of calls, and all of ours."""
     cells = best(entries)
-    stock = ("best stock", "black", [cells[cell][0] for cell in sorted(cells)])
+    stock = [("best stock", "black", [cells[cell][0] for cell in sorted(cells)])]
+    moved = best(entries, STOCK_PLACED)
+    if moved:
+        stock.append(("best stock at our places", "#8c8c8c", [moved[cell][0] for cell in sorted(moved)]))
     own = _at_best([entry for entry in entries if entry.group == OWN])
-    return [stock, *[(f"{name} (ours)", color, line) for (name, line), color in zip(own, _OWN_COLORS, strict=False)]]
+    return [*stock, *[(f"{name} (ours)", color, line) for (name, line), color in zip(own, _OWN_COLORS, strict=False)]]
 
 
 def _stock_lines(entries: Sequence[Entry]) -> list[tuple[str, str, list[Entry]]]:

@@ -13,6 +13,8 @@ from ab_schedulers.bench.environment import environment, read_json, write_json
 from ab_schedulers.bench.processes import from_first, own_path, written_paths
 
 STOCK, OWN = "stock", "own"
+STOCK_PLACED = "stock, our places"
+"""Stock solvers that are given the places of our calls: shown, and never the best stock setting."""
 SEARCH_SEED = 39_000
 FIRST_SEED = 40_000
 _WRITE_EVERY = 10.0
@@ -120,8 +122,13 @@ class Results:
 
 
 def finalists(entries: Iterable[Entry], count: int = 3) -> set[tuple[str, int, str, str]]:
-    """Group, calls, solver and setting of what is measured in full: the `count` best stock entries, and all of ours."""
+    """Group, calls, solver and setting of what is measured in full: the `count` best stock entries, and all of ours.
+
+    As many stock entries at our places of the calls are measured beside them.
+    """
     listed = list(entries)
-    chosen = [entry for cell in best(listed, STOCK, count).values() for entry in cell]
+    chosen = [
+        entry for group in (STOCK, STOCK_PLACED) for cell in best(listed, group, count).values() for entry in cell
+    ]
     chosen += [entry for entry in listed if entry.group == OWN]
     return {(entry.group, entry.calls, entry.solver, entry.setting) for entry in chosen}

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ab_schedulers.bench.solver_results import OWN, STOCK, Entry, best
+from ab_schedulers.bench.solver_results import OWN, STOCK, STOCK_PLACED, Entry, best
 from ab_schedulers.bench.tables import markdown_table
 
 
@@ -20,6 +20,8 @@ def report(search: Sequence[Entry], last: Sequence[Entry], note: Mapping[str, An
         summary(last),
         "Each of ours:",
         by_solver([entry for entry in last if entry.group == OWN], with_spread=True),
+        "Stock solvers at the places of our calls, which do not count as stock settings above:",
+        by_solver([entry for entry in last if entry.group == STOCK_PLACED], with_spread=True),
         f"Every solver at its best setting, on the {note['searched']} trajectories that chose the finalists:",
         by_solver(search),
     ]

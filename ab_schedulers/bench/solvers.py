@@ -14,6 +14,7 @@ from typing import Any
 from ab_schedulers.bench.competitors import Competitor, competitors
 from ab_schedulers.bench.environment import fingerprint
 from ab_schedulers.bench.extras import import_extra
+from ab_schedulers.bench.image_mixtures import fashion_subject
 from ab_schedulers.bench.methods import Contender
 from ab_schedulers.bench.processes import process_count, process_rank, shared_map
 from ab_schedulers.bench.solver_pictures import write_solver_pictures
@@ -24,9 +25,10 @@ from ab_schedulers.bench.subjects import mixture_subject
 from ab_schedulers.bench.trials import Trial, prepare
 from ab_schedulers.bench.user_pipelines import PipelineSubject, load_pipeline, read_runs
 from ab_schedulers.models import BUNDLED, load
+from ab_schedulers.models.fashion_mnist import DEBIAN_DIRECTORY
 
 CALLS = (5, 6, 8, 10, 12, 15, 20)
-SUBJECTS = (*BUNDLED, "mixture-vp", "mixture-flow")
+SUBJECTS = (*BUNDLED, "mixture-vp", "mixture-flow", "fashion-vp", "fashion-flow")
 
 
 def measure(trial: Trial, competitor: Competitor, calls: int, known: Mapping[Any, Entry]) -> Entry:
@@ -132,11 +134,12 @@ def solvers(
     inputs: Path | None = None,
     guidance: float | None = None,
     reference_steps: int = 500,
+    data: Path = DEBIAN_DIRECTORY,
 ) -> str:
     """Measure what is missing, write `solvers.json`, tables and pictures to `out`, return the tables as text.
 
     Args:
-        subjects: bundled models, `mixture-vp`, `mixture-flow`; the bundled models when empty, without a `pipeline`.
+        subjects: some of `SUBJECTS`; the bundled models when empty, without a `pipeline`.
         calls: numbers of model calls.
         sets: seed sets; the spread is taken over them.
         samples: trajectories per seed set, of a pipeline runs.
@@ -146,6 +149,7 @@ def solvers(
         inputs: file with the arguments of the pipeline's runs, or its prompts.
         guidance: `guidance_scale` of all runs, instead of what `inputs` say.
         reference_steps: steps of the pipeline's converged trajectory.
+        data: folder of Fashion-MNIST, for `fashion-vp` and `fashion-flow`.
 
     Raises:
         ValueError: unknown subject, no pipeline in the folder, or a file that holds no runs.
@@ -156,9 +160,7 @@ def solvers(
     if pipeline is None and (inputs is not None or guidance is not None):
         raise ValueError("--inputs and --guidance are those of a pipeline; name its folder with --pipeline")
     names = subjects or (BUNDLED if pipeline is None else ())
-    chosen: list[Any] = [
-        mixture_subject(name.removeprefix("mixture-")) if name.startswith("mixture") else load(name) for name in names
-    ]
+    chosen = [_subject(name, data) for name in names]
     if pipeline is not None:
         own = {} if guidance is None else {"guidance_scale": guidance}
         runs = [{**run, **own} for run in read_runs(inputs)]
@@ -167,6 +169,13 @@ def solvers(
             PipelineSubject(name=pipeline.resolve().name, pipe=found, inputs=runs, reference_steps=reference_steps)
         )
     return compare(chosen, calls=calls, sets=sets, samples=samples, search_samples=search_samples, out=out)
+
+
+def _subject(name: str, data: Path) -> Any:
+    family, _, kind = name.partition("-")
+    if family == "mixture":
+        return mixture_subject(kind)
+    return fashion_subject(kind, data) if family == "fashion" else load(name)
 
 
 def compare(

@@ -129,7 +129,9 @@ def prepare_model(
     labels = odd[torch.arange(len(noise)) % len(odd)]
     with _progress(subject, reference_calls(subject)) as progress:
         found = reference(subject, noise, labels, folder, progress.update)
-    mark = fingerprint(getattr(subject, "model", None), sets, samples, first_seed, labels.tolist(), found.method)
+    known = [subject.mark] if hasattr(subject, "mark") else []
+    model = getattr(subject, "model", None)
+    mark = fingerprint(model, sets, samples, first_seed, labels.tolist(), found.method, *known)
     note = {"method": found.method, "halving_error": found.halving_error, "sets": sets, "samples": samples}
     trial = ModelTrial(subject=subject, converged=found.images, sets=sets, mark=mark, noise=noise, labels=labels)
     return trial, note

@@ -101,9 +101,9 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", nargs="+", default=[], metavar="NAME", help="bundled models (default: all)")
 
 
-def add_subjects(parser: argparse.ArgumentParser, default: str) -> None:
+def add_subjects(parser: argparse.ArgumentParser, default: str, more: str = "") -> None:
     """``--subjects``: bundled models and exact mixtures; ``default`` says in words what none stands for."""
-    about = f"bundled models or mixture-vp, mixture-flow (default: {default})"
+    about = f"bundled models or mixture-vp, mixture-flow{more} (default: {default})"
     parser.add_argument("--subjects", nargs="+", default=[], metavar="NAME", help=about)
 
 

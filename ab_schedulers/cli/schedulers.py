@@ -10,6 +10,7 @@ from .arguments import (
     add_command,
     add_count,
     add_counts,
+    add_data,
     add_inputs,
     add_models,
     add_out,
@@ -90,7 +91,8 @@ def _add_solvers(benches: Commands) -> None:
         "all stock solvers and ours at equal model calls",
         shared=True,
     )
-    add_subjects(parser, "the bundled models")
+    add_subjects(parser, "the bundled models", ", fashion-vp, fashion-flow")
+    add_data(parser)
     add_counts(parser, "--calls", (5, 6, 8, 10, 12, 15, 20), "model calls")
     add_count(parser, "--seed-sets", 4, "sets of noises", dest="sets")
     add_count(parser, "--samples", 8, "trajectories per set")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,9 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DiTTransformer2DModel, UNet2DModel
 
-from ab_schedulers.bench.cache_methods import (
-    CachedRun,
-    CacheMethod,
-    bisected,
-    cache_methods,
-    hooked_run,
-    magnitude_ratios,
-    taylorseer_plans,
-)
+from ab_schedulers.bench.cache_methods import cache_methods
+from ab_schedulers.bench.cache_peers import cache_dit, magnitude_ratios, taylorseer_plans
+from ab_schedulers.bench.cache_runs import CachedRun, CacheMethod, bisected, hooked_run
 from ab_schedulers.bench.caches import cache_table, caches, measure_caches
 from ab_schedulers.bench.methods import base
 from ab_schedulers.bench.metrics import rmse
@@ -77,26 +72,53 @@ def test_every_cache_skips_steps_of_a_transformer_and_ends_near_the_base() -> No
         assert max(entry.to_base) < 0.5 * float(fine.std()), method.name
 
 
-def test_other_caches_say_why_they_cannot_serve_a_unet_and_ours_serve_it() -> None:
-    model = UNet2DModel(
-        sample_size=8,
-        in_channels=1,
-        out_channels=1,
-        layers_per_block=1,
-        block_out_channels=(8,),
-        down_block_types=("DownBlock2D",),
-        up_block_types=("UpBlock2D",),
-        norm_num_groups=4,
-        num_class_embeds=3,
-    )
-    subject = _Tiny(model=model.eval())
+def _unet() -> _Tiny:
+    torch.manual_seed(0)
+    size = {"sample_size": 8, "in_channels": 1, "out_channels": 1, "layers_per_block": 1, "block_out_channels": (8,)}
+    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
+    return _Tiny(model=UNet2DModel(**size, **blocks, norm_num_groups=4, num_class_embeds=3).eval())
+
+
+def test_caches_of_transformer_blocks_say_why_they_cannot_serve_a_unet_and_the_others_serve_it() -> None:
+    subject = _unet()
     trial = _trial(subject)
+    fine = sample(subject, base(subject.scheduler, _STEPS).scheduler, _STEPS, trial.noise, trial.labels).images
     for method in cache_methods({}):
-        entry = measure_caches(trial, method, _CALLS, _STEPS, trial.converged)
-        if "diffusers" in method.name:
+        entry = measure_caches(trial, method, _CALLS, _STEPS, fine)
+        if method.name in ("first block (diffusers)", "MagCache (diffusers)", "cache-dit"):
             assert entry.refused == "ValueError: UNet2DModel has no list of transformer blocks to cache"
         else:
-            assert entry.computed == _CALLS, method.name
+            assert entry.refused == "", method.name
+            assert 2 <= entry.computed <= _CALLS, method.name
+            assert entry.share < 0.75, method.name
+            assert max(entry.to_base) < 0.5 * float(fine.std()), method.name
+
+
+def test_cache_dit_skips_as_many_calls_as_it_says_itself() -> None:
+    library = pytest.importorskip("cache_dit")
+    subject = _transformer()
+    trial = _trial(subject)
+    models: list[Any] = []
+
+    def place(model: Any) -> object:
+        config = library.DBCacheConfig(
+            Fn_compute_blocks=1, num_inference_steps=_STEPS, residual_diff_threshold=0.3, max_warmup_steps=2
+        )
+        models.append(model)
+        return library.enable_cache(model, cache_config=config)
+
+    run = hooked_run(subject, _STEPS, trial.noise, trial.labels, place, "")
+    told = library.summary(models[0], details=False)[0].cached_steps
+    assert _STEPS - run.computed == len(told) > 0
+    blocks = len(subject.model.transformer_blocks)
+    assert run.share == pytest.approx((blocks * run.computed + len(told)) / (blocks * _STEPS))
+
+
+def test_without_cache_dit_its_row_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cache_dit", None)
+    trial = _trial(_transformer())
+    entry = measure_caches(trial, cache_dit(), _CALLS, _STEPS, trial.converged)
+    assert "is not installed" in entry.refused and "ab-schedulers[cache-dit]" in entry.refused
 
 
 def test_without_a_cache_every_layer_runs_and_the_result_is_the_base() -> None:

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from ab_schedulers.bench import trials as trials_module
-from ab_schedulers.bench.competitors import Competitor, competitors
+from ab_schedulers.bench.competitors import Competitor, competitors, placed_competitor
 from ab_schedulers.bench.methods import Contender
 from ab_schedulers.bench.metrics import rmse
 from ab_schedulers.bench.mixtures import ring_mixture
-from ab_schedulers.bench.solver_results import OWN, STOCK, Entry, Results, best, finalists
+from ab_schedulers.bench.sampling import start_grid
+from ab_schedulers.bench.solver_results import OWN, STOCK, STOCK_PLACED, Entry, Results, best, finalists
 from ab_schedulers.bench.solver_tables import by_solver, refusals, summary
 from ab_schedulers.bench.solvers import measure, run_solvers, solvers
 from ab_schedulers.bench.subjects import mixture_subject
@@ -47,6 +48,41 @@ def test_the_best_is_the_smallest_finite_mean_of_its_own_side() -> None:
     found = best(entries, STOCK, 2)[("s", 5)]
     assert [entry.solver for entry in found] == ["second", "first"]
     assert [entry.solver for entry in best(entries, OWN)[("s", 5)]] == ["ours"]
+
+
+def test_a_stock_solver_at_our_places_is_measured_in_full_and_is_never_the_best_stock_setting() -> None:
+    entries = [_entry(STOCK, "peer", 0.3), _entry(STOCK_PLACED, "peer", 0.1), _entry(OWN, "ours", 0.2)]
+    assert {group for group, *_ in finalists(entries)} == {STOCK, STOCK_PLACED, OWN}
+    assert "| 5 | peer, a | 0.3000" in summary(entries)
+    assert "| peer (stock, our places) | 0.1000 (a) |" in by_solver(entries)
+
+
+@pytest.mark.parametrize(
+    ("kind", "taken"),
+    [
+        ("vp", {"Euler", "Heun", "DPM++ 2M", "DPM++ 3M", "DPM++ 2S", "DPM++ 3S"}),
+        ("flow", {"flow Euler", *(f"UniPC {order}{kind}" for order in (2, 3) for kind in ("", " bh1", " ε"))}),
+    ],
+)
+def test_stock_solvers_stand_where_our_calls_do_if_they_take_places(kind: str, taken: set[str]) -> None:
+    subject = mixture_subject(kind)
+    ours = placed_competitor(subject.scheduler).make(6).scheduler
+    start_grid(ours, 6)
+    places = ours.timesteps.double()
+    found: dict[str, Any] = {}
+    for one in competitors(subject.scheduler):
+        if one.group != STOCK_PLACED:
+            continue
+        if one.solver not in taken:
+            with pytest.raises(ValueError, match="takes no (timesteps|sigmas)"):
+                one.make(6)
+            continue
+        contender = one.make(6)
+        start_grid(contender.scheduler, contender.num_inference_steps, **contender.grid)
+        found[one.solver] = contender.scheduler.timesteps.double()
+    assert set(found) == taken
+    for solver in taken - {"Heun"}:  # which calls twice a step
+        assert float((found[solver] - places).abs().max()) < 1.01, solver  # UniPC cuts to whole numbers
 
 
 def test_finalists_are_the_best_few_and_all_of_ours() -> None:
@@ -96,7 +132,8 @@ def test_a_second_run_measures_nothing_again(tmp_path: Path, monkeypatch: pytest
     search, first = run_solvers(subject, [4], 2, 3, 2, Results.read(tmp_path / "solvers.json"))
     everyone = len(competitors(subject.scheduler))
     assert len(search) == everyone
-    assert len(runs) == everyone + len(first)
+    made = [entry for entry in search if not entry.refused.startswith("ValueError: `set_timesteps` takes no")]
+    assert len(runs) == len(made) + len(first)
     runs.clear()
     _, again = run_solvers(subject, [4], 2, 3, 2, Results.read(tmp_path / "solvers.json"))
     assert again == first
