@@ -111,7 +111,7 @@ def calibration(
     loaded = {name: load(name) for name in models}
 
     def fit(pair: tuple[str, int]) -> None:
-        _calibrated(loaded[pair[0]], trajectories, pair[1], out / "calibrations")
+        calibrated_once(loaded[pair[0]], trajectories, pair[1], out / "calibrations")
 
     rows, cells = [], []
     shared_map(fit, [(name, count) for name in models for count in calls])
@@ -120,8 +120,8 @@ def calibration(
         stock = best(finalists)
         trial, note = prepare(model, sets, samples, out / "references")
         for count in calls:
-            found, seconds = _calibrated(model, trajectories, count, out / "calibrations")
-            placed, fitted = placed_competitor(model.scheduler), _competitor(found, model)
+            found, seconds = calibrated_once(model, trajectories, count, out / "calibrations")
+            placed, fitted = placed_competitor(model.scheduler), calibrated_competitor(found, model)
             entry = stock[name, count][0]
             ours, best_found = (measure(trial, one, count, results.entries) for one in (placed, fitted))
             rows.append(_row(entry, ours, best_found, seconds))
@@ -137,7 +137,7 @@ def calibration(
     return f"{text}\n\nCalibrations: {out / 'calibrations'}"
 
 
-def _calibrated(model: Any, trajectories: int, calls: int, folder: Path) -> tuple[Calibration, float | None]:
+def calibrated_once(model: Any, trajectories: int, calls: int, folder: Path) -> tuple[Calibration, float | None]:
     """The calibration for one number of calls, from `folder` if it is there, and how long it took, if known."""
     function, noise = calibration_inputs(model, trajectories, _SEED)
     mark = fingerprint(model.model, trajectories, _SEED, calls)
@@ -153,7 +153,9 @@ def _calibrated(model: Any, trajectories: int, calls: int, folder: Path) -> tupl
     return Calibration.load(path), next((part[path.name] for part in known if path.name in part), None)
 
 
-def _competitor(found: Calibration, model: Any) -> Competitor:
+def calibrated_competitor(found: Calibration, model: Any) -> Competitor:
+    """The model's scheduler with a calibration."""
+
     def make(count: int) -> Contender:
         scheduler = found.scheduler(model.scheduler.config)
         return Contender(label="calibrated", scheduler=scheduler, num_inference_steps=count)

@@ -37,7 +37,12 @@ def add_calibrate(commands: Commands) -> None:
 
 
 def add_benches(benches: Commands) -> None:
-    """``ab-schedulers bench calibration``."""
+    """``ab-schedulers bench calibration`` and ``bench transfer``."""
+    _add_calibration(benches)
+    _add_transfer(benches)
+
+
+def _add_calibration(benches: Commands) -> None:
     parser = add_command(
         benches,
         "calibration",
@@ -56,5 +61,22 @@ def add_benches(benches: Commands) -> None:
         type=positive,
         help="samples per set for Fréchet distances of the three sides (default: none are measured)",
     )
+    add_out(parser)
+    add_threads(parser)
+
+
+def _add_transfer(benches: Commands) -> None:
+    parser = add_command(
+        benches,
+        "transfer",
+        "ab_schedulers.bench.transfer:transfer",
+        "calibrations where they were not made: other guidance, model or number of calls, fewer trajectories",
+    )
+    add_models(parser)
+    add_count(parser, "--calls", 8, "model calls")
+    parser.add_argument("--guidance", type=float, default=3.0, help="other guidance scale (default: %(default)s)")
+    add_count(parser, "--trajectories", 64, "of the calibrations")
+    add_count(parser, "--seed-sets", 4, "sets of noises", dest="sets")
+    add_count(parser, "--samples", 8, "trajectories per set")
     add_out(parser)
     add_threads(parser)
