@@ -74,7 +74,7 @@ def test_stock_solvers_stand_where_our_calls_do_if_they_take_places(kind: str, t
         if one.group != STOCK_PLACED:
             continue
         if one.solver not in taken:
-            with pytest.raises(ValueError, match="takes no (timesteps|sigmas)"):
+            with pytest.raises(ValueError, match=r"takes no (timesteps|sigmas)"):
                 one.make(6)
             continue
         contender = one.make(6)
