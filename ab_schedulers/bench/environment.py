@@ -24,6 +24,24 @@ def environment() -> dict[str, object]:
     }
 
 
+def chosen_device(name: str) -> torch.device:
+    """The device that ``--device`` asks for; "auto" is CUDA where there is one, each process on its own.
+
+    Raises:
+        ValueError: CUDA is asked for and missing.
+    """
+    if name == "auto":
+        count = torch.cuda.device_count()
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % count) if count else torch.device("cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"--device {name}: this torch ({torch.__version__}) sees no CUDA device; use --device cpu (bench latency: "
+            "with --scale tiny)"
+        )
+    return device
+
+
 def fingerprint(model: torch.nn.Module | None, *settings: object) -> str:
     """Short hash of the weights of `model` and of `settings`: changed weights or options get a new one."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=_described).encode())

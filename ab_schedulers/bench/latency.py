@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from ab_schedulers.bench.architectures import ARCHITECTURES, Architecture
-from ab_schedulers.bench.environment import environment, read_json, write_json
+from ab_schedulers.bench.environment import chosen_device, environment, read_json, write_json
 from ab_schedulers.bench.extras import import_extra
 from ab_schedulers.bench.latency_tables import GIB, HEADERS, latency_report, latency_rows
 from ab_schedulers.bench.tables import text_table
@@ -48,22 +48,6 @@ class Timing:
     seconds: tuple[float, ...]
     step_seconds: float
     peak_bytes: int | None
-
-
-def chosen_device(name: str) -> torch.device:
-    """The device that ``--device`` asks for; "auto" is CUDA where there is one.
-
-    Raises:
-        ValueError: CUDA is asked for and missing.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            f"--device {name}: this torch ({torch.__version__}) sees no CUDA device; use --device cpu --scale tiny"
-        )
-    return device
 
 
 def device_name(device: torch.device) -> str:

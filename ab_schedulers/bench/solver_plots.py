@@ -74,7 +74,7 @@ def _lines(entries: Sequence[Entry]) -> list[tuple[str, str, list[Entry]]]:
     stock = [("best stock", "black", [cells[cell][0] for cell in sorted(cells)])]
     moved = best(entries, STOCK_PLACED)
     if moved:
-        stock.append(("best stock at our places", "#8c8c8c", [moved[cell][0] for cell in sorted(moved)]))
+        stock.append(("best stock at our places", "#b8860b", [moved[cell][0] for cell in sorted(moved)]))
     own = _at_best([entry for entry in entries if entry.group == OWN])
     return [*stock, *[(f"{name} (ours)", color, line) for (name, line), color in zip(own, _OWN_COLORS, strict=False)]]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ab_schedulers.bench.competitors import Competitor, competitors
-from ab_schedulers.bench.environment import fingerprint
+from ab_schedulers.bench.environment import chosen_device, fingerprint
 from ab_schedulers.bench.extras import import_extra
 from ab_schedulers.bench.image_mixtures import fashion_subject
 from ab_schedulers.bench.methods import Contender
@@ -135,6 +135,7 @@ def solvers(
     guidance: float | None = None,
     reference_steps: int = 500,
     data: Path = DEBIAN_DIRECTORY,
+    device: str = "auto",
 ) -> str:
     """Measure what is missing, write `solvers.json`, tables and pictures to `out`, return the tables as text.
 
@@ -150,6 +151,7 @@ def solvers(
         guidance: `guidance_scale` of all runs, instead of what `inputs` say.
         reference_steps: steps of the pipeline's converged trajectory.
         data: folder of Fashion-MNIST, for `fashion-vp` and `fashion-flow`.
+        device: where the pipeline runs; `auto` is CUDA where there is one. All else runs on the processor.
 
     Raises:
         ValueError: unknown subject, no pipeline in the folder, or a file that holds no runs.
@@ -159,12 +161,13 @@ def solvers(
         raise ValueError(f"--subjects knows {', '.join(SUBJECTS)}; received {', '.join(unknown)}")
     if pipeline is None and (inputs is not None or guidance is not None):
         raise ValueError("--inputs and --guidance are those of a pipeline; name its folder with --pipeline")
+    place = chosen_device(device)
     names = subjects or (BUNDLED if pipeline is None else ())
     chosen = [_subject(name, data) for name in names]
     if pipeline is not None:
         own = {} if guidance is None else {"guidance_scale": guidance}
         runs = [{**run, **own} for run in read_runs(inputs)]
-        found = load_pipeline(pipeline)
+        found = load_pipeline(pipeline).to(place)
         chosen.append(
             PipelineSubject(name=pipeline.resolve().name, pipe=found, inputs=runs, reference_steps=reference_steps)
         )

@@ -54,6 +54,10 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
     add_count(parser, "--interval", 3, "base steps per call")
 
 
+def _add_device(parser: argparse.ArgumentParser, about: str) -> None:
+    parser.add_argument("--device", default="auto", help=f"{about}cuda, cpu, ... (default: CUDA where there is one)")
+
+
 def _add_quality(benches: Commands) -> None:
     parser = add_command(
         benches,
@@ -103,6 +107,7 @@ def _add_solvers(benches: Commands) -> None:
     add_inputs(parser)
     parser.add_argument("--guidance", type=float, metavar="G", help="guidance_scale of the pipeline's runs")
     add_count(parser, "--reference-steps", 500, "steps of the pipeline's converged trajectory")
+    _add_device(parser, "where the pipeline runs: ")
     add_out(parser)
     add_threads(parser)
 
@@ -144,7 +149,7 @@ def _add_latency(benches: Commands) -> None:
     parser.add_argument(
         "--scale", choices=("full", "tiny"), default="full", help="size of the models (default: %(default)s)"
     )
-    parser.add_argument("--device", default="auto", help="cuda, cpu, ... (default: CUDA where there is one)")
+    _add_device(parser, "")
     add_count(parser, "--repeats", 3, "interleaved repeats")
     add_out(parser)
     add_threads(parser)

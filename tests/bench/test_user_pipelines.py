@@ -193,6 +193,9 @@ def test_bad_input_is_refused_before_any_call(tmp_path: Path, capsys: pytest.Cap
         _dit([])
     assert main(["bench", "solvers", "--guidance", "3", "--out", str(tmp_path)]) == 2
     assert "--inputs and --guidance are those of a pipeline" in capsys.readouterr().err
+    if not torch.cuda.is_available():
+        assert main(["bench", "solvers", "--device", "cuda", "--out", str(tmp_path)]) == 2
+        assert "sees no CUDA device" in capsys.readouterr().err
 
 
 def test_runs_of_different_sizes_are_refused() -> None:
