@@ -138,7 +138,7 @@ def caches(*, models: Sequence[str], calls: Sequence[int], steps: int, sets: int
                     progress.update()
                 entries += measured
                 parts.append(f"At {count} computed steps:\n\n{cache_table(measured, steps)}")
-        content = {"environment": environment(), "steps": steps, "references": note}
+        content = {"environment": environment("cache-dit"), "steps": steps, "references": note}
         write_json(out / "caches.json", {**content, "entries": [asdict(entry) for entry in entries]})
     text = "\n\n".join(parts)
     (out / "caches.md").write_text(text + "\n", encoding="utf-8")

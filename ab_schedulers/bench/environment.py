@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,23 @@ import diffusers
 import torch
 
 
-def environment() -> dict[str, object]:
-    """Versions, processor threads and platform."""
+def environment(*packages: str) -> dict[str, object]:
+    """Versions, those of further `packages` among them, processor threads and platform."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "diffusers": diffusers.__version__,
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),
+        **{package: _version(package) for package in packages},
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def chosen_device(name: str) -> torch.device:

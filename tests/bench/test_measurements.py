@@ -15,7 +15,7 @@ from diffusers import DDIMScheduler
 from ab_schedulers.bench import quality as quality_module
 from ab_schedulers.bench.defaults import Entry, defaults
 from ab_schedulers.bench.defaults_tables import EQUAL_CALLS, report
-from ab_schedulers.bench.environment import fingerprint, read_json, write_json
+from ab_schedulers.bench.environment import environment, fingerprint, read_json, write_json
 from ab_schedulers.bench.jumps import Switch, jump_result
 from ab_schedulers.bench.methods import DEFAULTS, HOLD, REUSE, base, cached, compared_methods
 from ab_schedulers.bench.metrics import rmse
@@ -208,3 +208,16 @@ def test_a_run_whose_guidance_changes_is_more_abrupt_at_the_change_than_a_steady
     assert result.across > 0 and result.reset > 0
     assert result.at_switch > result.without_switch
     assert len(result.cells()) == 8
+
+
+def test_a_fingerprint_sees_every_entry_of_a_tensor() -> None:
+    tensor = torch.zeros(10_000)
+    changed = tensor.clone()
+    changed[5_000] = 1.0
+    assert fingerprint(None, tensor) == fingerprint(None, tensor.clone()) != fingerprint(None, changed)
+
+
+def test_results_name_the_versions_of_further_packages_and_of_those_that_are_missing() -> None:
+    found = environment("pytest", "no-such-package")
+    assert found["pytest"] == pytest.__version__
+    assert found["no-such-package"] is None
