@@ -11,7 +11,7 @@ import diffusers
 import numpy as np
 
 from ab_schedulers.bench.methods import DEFAULTS, PLACED, Contender, Method, cached
-from ab_schedulers.bench.peers import FLOW_SHIFTS, Peer, is_flow, peers, plain_peers, saved_peers
+from ab_schedulers.bench.peers import FLOW_SHIFTS, Peer, is_flow, noise_schedule, peers, plain_peers, saved_peers
 from ab_schedulers.bench.sampling import start_grid
 from ab_schedulers.bench.solver_results import OWN, STOCK, STOCK_PLACED
 from ab_schedulers.schedulers import ABCacheScheduler
@@ -90,9 +90,9 @@ def own_competitors(stock: Any, method: Method) -> list[Competitor]:
         euler = diffusers.FlowMatchEulerDiscreteScheduler
         bases = {f"shift {shift:g}": euler.from_config(train, shift=shift) for shift in FLOW_SHIFTS}
         return [_own(f"flow Euler, {method.label}", name, method, base) for name, base in bases.items()]
-    grid = {"timestep_spacing": "trailing"}
-    ddim = diffusers.DDIMScheduler.from_config(stock.config, **grid, clip_sample=False, set_alpha_to_one=True)
-    multistep = diffusers.DPMSolverMultistepScheduler.from_config(stock.config, **grid)
+    schedule, grid = noise_schedule(stock), {"timestep_spacing": "trailing"}
+    ddim = diffusers.DDIMScheduler.from_config(schedule, **grid, clip_sample=False, set_alpha_to_one=True)
+    multistep = diffusers.DPMSolverMultistepScheduler.from_config(schedule, **grid)
     lu = diffusers.DPMSolverMultistepScheduler.from_config(multistep.config, use_lu_lambdas=True)
     return [
         _own(f"DDIM, {method.label}", "trailing", method, ddim),

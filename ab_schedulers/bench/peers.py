@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import diffusers
@@ -21,6 +22,7 @@ Options = Mapping[str, Any]
 _SPACINGS = ("trailing", "linspace", "leading")
 _BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
 _ZERO_SNR = "rescale_betas_zero_snr"
+_SMALLEST_ALPHA = 2.0**-24
 _SCHEDULES = {"karras": "use_karras_sigmas", "exponential": "use_exponential_sigmas"}
 _DPM_SCHEDULES = {"lu": "use_lu_lambdas", "beta": "use_beta_sigmas"}
 _CLIPPED: Options = {"lambda_min_clipped": -5.1}
@@ -56,7 +58,7 @@ class Peer:
         if steps < 1:
             raise ValueError(f"{self.solver} takes no step with {calls} model calls")
         label = f"{self.solver}, {self.setting}"
-        return Contender(label=label, scheduler=self.make(stock.config), num_inference_steps=steps)
+        return Contender(label=label, scheduler=self.make(noise_schedule(stock)), num_inference_steps=steps)
 
 
 def is_flow(stock: Any) -> bool:
@@ -64,6 +66,20 @@ def is_flow(stock: Any) -> bool:
     config = stock.config
     flow = config.get("prediction_type") == "flow_prediction" or config.get("use_flow_sigmas")
     return "FlowMatch" in type(stock).__name__ or bool(flow)
+
+
+def noise_schedule(stock: Any) -> Options:
+    """Config of the model's scheduler with its noise levels as `trained_betas` where no other class can make them.
+
+    That is CogVideoX's shift of the signal-to-noise ratio. A signal of zero becomes the smallest that diffusers uses.
+    """
+    config: Options = stock.config
+    if config.get("snr_shift_scale") in (None, 1.0):
+        return config
+    alphas = [1.0, *(max(float(alpha), _SMALLEST_ALPHA) for alpha in stock.alphas_cumprod)]
+    betas = [1.0 - later / earlier for earlier, later in pairwise(alphas)]
+    others = {key: value for key, value in config.items() if key != "snr_shift_scale" and not key.startswith("_")}
+    return {**others, "trained_betas": betas, _ZERO_SNR: False}
 
 
 def peers(stock: Any) -> list[Peer]:
@@ -95,8 +111,8 @@ def saved_peers(stock: Any) -> list[Peer]:
     """The scheduler that a pipeline was saved with, as it is, and for a flow model every solver at its shift."""
     name = type(stock).__name__
 
-    def make(config: Options) -> Any:
-        return type(stock).from_config(config)
+    def make(_: Options) -> Any:
+        return type(stock).from_config(stock.config)
 
     steps = heun_steps if getattr(stock, "order", 1) == 2 else plms_steps if "PNDM" in name else int
     found = Peer(solver=name, setting="as saved", make=make, steps=steps)

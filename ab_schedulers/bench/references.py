@@ -20,7 +20,7 @@ from ab_schedulers.bench.environment import fingerprint
 from ab_schedulers.bench.methods import Contender
 from ab_schedulers.bench.metrics import rmse
 from ab_schedulers.bench.midpoint import FlowMatchMidpointScheduler
-from ab_schedulers.bench.peers import is_flow
+from ab_schedulers.bench.peers import is_flow, noise_schedule
 from ab_schedulers.bench.processes import from_first, process_rank, shared_map
 from ab_schedulers.bench.sampling import sample
 from ab_schedulers.bench.subjects import ExactSubject, Subject
@@ -128,7 +128,7 @@ def _kept(path: Path, stock: Any, run: _Run, parts: Sequence[Any], steps: int) -
         count, part = task
         if flow:
             return run(FlowMatchMidpointScheduler(num_train_timesteps=stock.config.num_train_timesteps), count, part)
-        return run(DPMSolverMultistepScheduler.from_config(stock.config, **_PLAIN), count, part)
+        return run(DPMSolverMultistepScheduler.from_config(noise_schedule(stock), **_PLAIN), count, part)
 
     found = shared_map(solve, [(count, part) for count in (steps, steps // 2) for part in parts])
     shapes = sorted({tuple(images.shape) for images in found})

@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, HeunDiscreteScheduler, PNDMScheduler
+from diffusers import CogVideoXDDIMScheduler, DDIMScheduler, HeunDiscreteScheduler, PNDMScheduler
 from tiny_pipelines import CASES
 
-from ab_schedulers.bench.competitors import competitors
-from ab_schedulers.bench.methods import Contender, base
+from ab_schedulers.bench.competitors import competitors, own_competitors
+from ab_schedulers.bench.methods import DEFAULTS, Contender, base
 from ab_schedulers.bench.midpoint import FlowMatchMidpointScheduler
 from ab_schedulers.bench.mixtures import ring_mixture
-from ab_schedulers.bench.peers import peers, saved_peers
+from ab_schedulers.bench.peers import is_flow, peers, saved_peers
 from ab_schedulers.bench.pipeline_overhead import small_pipeline
 from ab_schedulers.bench.sampling import sample
-from ab_schedulers.bench.solver_results import STOCK, Results
-from ab_schedulers.bench.solvers import run_solvers
+from ab_schedulers.bench.solver_results import OWN, STOCK, Results
+from ab_schedulers.bench.solvers import measure, run_solvers
 from ab_schedulers.bench.subjects import mixture_subject
 from ab_schedulers.bench.trials import PipelineTrial, prepare
 from ab_schedulers.bench.user_pipelines import PipelineSubject, Start, load_pipeline, read_runs
@@ -41,10 +41,16 @@ def _dit(inputs: Any = _LABELS, steps: int = 20) -> PipelineSubject:
     return PipelineSubject(name="dit", pipe=pipe, inputs=inputs, reference_steps=steps)
 
 
+def _of_matrix(pipeline: str, steps: int) -> PipelineSubject:
+    case = next(case for case in CASES if case.pipeline == pipeline and case.mode == "text")
+    if not case.available():
+        pytest.skip(f"the installed diffusers has no {pipeline}")
+    inputs = [{k: v for k, v in case.arguments([seed], case.sizes[0]).items() if k != "generator"} for seed in (0, 1)]
+    return PipelineSubject(name=pipeline, pipe=case.build(), inputs=inputs, reference_steps=steps)
+
+
 def _flux() -> PipelineSubject:
-    case = next(case for case in CASES if case.pipeline == "FluxPipeline" and case.mode == "text")
-    inputs = [{k: v for k, v in case.arguments([seed], 32).items() if k != "generator"} for seed in (0, 1)]
-    return PipelineSubject(name="flux", pipe=case.build(), inputs=inputs, reference_steps=40)
+    return _of_matrix("FluxPipeline", 40)
 
 
 def test_a_run_ends_where_the_plain_loop_ends_and_puts_the_own_scheduler_back() -> None:
@@ -114,6 +120,22 @@ def test_every_kind_of_competitor_runs_in_a_flow_pipeline_that_passes_its_own_sh
     assert all("\n" not in entry.refused and not entry.refused.endswith(": ") for entry in search)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "pipeline",
+    ["StableDiffusionXLPipeline", "StableDiffusion3Pipeline", "SanaPipeline", "WanPipeline", "CogVideoXPipeline"],
+)
+def test_ours_and_the_saved_scheduler_run_in_pipelines_of_every_kind(pipeline: str, tmp_path: Path) -> None:
+    subject = _of_matrix(pipeline, 8)
+    trial, note = prepare(subject, 1, 1, tmp_path)
+    assert note["method"].startswith("midpoint" if is_flow(subject.scheduler) else "DPM-Solver++")
+    for one in competitors(subject.scheduler, saved=True):
+        if one.group == OWN or one.setting == "as saved":
+            entry = measure(trial, one, 4, {})
+            assert entry.refused == "", one.solver
+            assert entry.model_calls == 4
+
+
 def test_the_midpoint_rule_has_order_two_and_ends_at_the_data() -> None:
     subject = mixture_subject("flow", ring_mixture(radius=0.5, std=0.4))
     noise = torch.randn(8, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -148,6 +170,19 @@ def test_a_zero_terminal_schedule_is_passed_on_or_refused() -> None:
     assert float(found["Euler"].contender(stock, 5).scheduler.alphas_cumprod[-1]) < 1e-4
     with pytest.raises(ValueError, match="PNDMScheduler has no rescale_betas_zero_snr"):
         found["PNDM"].contender(stock, 5)
+
+
+@pytest.mark.parametrize("zero", [False, True])
+def test_every_solver_of_a_shifted_schedule_stands_on_its_noise_levels(zero: bool) -> None:
+    stock = CogVideoXDDIMScheduler(snr_shift_scale=3.0, rescale_betas_zero_snr=zero, prediction_type="v_prediction")
+    wanted = stock.alphas_cumprod.double().clamp(min=2.0**-24)
+    plain = DDIMScheduler.from_config(stock.config).alphas_cumprod.double()
+    assert not torch.allclose(plain[:-1], wanted[:-1], rtol=0.1)
+    found = {peer.solver: peer.contender(stock, 5).scheduler for peer in peers(stock)}
+    schedulers = [found["Euler"], found["UniPC 2"], found["DDIM"], found["DPM++ 2M"]]
+    schedulers += [one.make(5).scheduler for one in own_competitors(stock, DEFAULTS)]
+    for scheduler in schedulers:
+        assert torch.allclose(scheduler.alphas_cumprod.double(), wanted, rtol=1e-3, atol=1e-8)
 
 
 def test_the_command_measures_a_pipeline_from_its_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
