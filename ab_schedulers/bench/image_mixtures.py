@@ -87,7 +87,7 @@ class ImageSubject(ExactSubject):
 
 
 def fashion_subject(kind: str, data: Path) -> ImageSubject:
-    """Fashion-MNIST's test images as a subject, `fashion-vp` or `fashion-flow`; classes are not told apart.
+    """Fashion-MNIST's test images as the subject `fashion-KIND`; classes are not told apart.
 
     Raises:
         FileNotFoundError: the data set is not in the folder `data`.

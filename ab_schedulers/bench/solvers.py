@@ -28,7 +28,8 @@ from ab_schedulers.models import BUNDLED, load
 from ab_schedulers.models.fashion_mnist import DEBIAN_DIRECTORY
 
 CALLS = (5, 6, 8, 10, 12, 15, 20)
-SUBJECTS = (*BUNDLED, "mixture-vp", "mixture-flow", "fashion-vp", "fashion-flow")
+_EXACT = tuple(f"{family}-{kind}" for family in ("mixture", "fashion") for kind in ("vp", "sd", "flow"))
+SUBJECTS = (*BUNDLED, *_EXACT)
 
 
 def measure(trial: Trial, competitor: Competitor, calls: int, known: Mapping[Any, Entry]) -> Entry:

@@ -68,8 +68,11 @@ class ExactSubject:
         return self.flow.solve(noise, self.noise_level(first_timestep))
 
 
+_GRID: dict[str, Any] = {"clip_sample": False, "timestep_spacing": "trailing"}
+_STABLE_DIFFUSION: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 _KINDS: dict[str, tuple[Any, PredictionType, dict[str, Any]]] = {
-    "vp": (DDIMScheduler, "epsilon", {"clip_sample": False, "timestep_spacing": "trailing"}),
+    "vp": (DDIMScheduler, "epsilon", _GRID),
+    "sd": (DDIMScheduler, "epsilon", {**_GRID, **_STABLE_DIFFUSION}),
     "flow": (FlowMatchEulerDiscreteScheduler, "flow_prediction", {}),
 }
 
@@ -78,7 +81,8 @@ def mixture_subject(kind: str, flow: MixtureFlow | None = None) -> ExactSubject:
     """Gaussian mixture as a subject.
 
     Args:
-        kind: `vp` (ε-prediction, linear betas, trailing DDIM grid) or `flow` (flow matching).
+        kind: `vp` (ε-prediction, linear betas, trailing DDIM grid), `sd` (the same with Stable Diffusion's betas) or
+            `flow` (flow matching).
         flow: the mixture; `random_mixture()` in 16 dimensions when not given.
 
     Raises:
@@ -86,7 +90,7 @@ def mixture_subject(kind: str, flow: MixtureFlow | None = None) -> ExactSubject:
     """
     flow = random_mixture() if flow is None else flow
     if kind not in _KINDS:
-        raise ValueError(f"kind must be 'vp' or 'flow'; received {kind!r}")
+        raise ValueError(f"kind must be one of {', '.join(_KINDS)}; received {kind!r}")
     scheduler_class, prediction_type, options = _KINDS[kind]
     return ExactSubject(
         name=f"mixture-{kind}",

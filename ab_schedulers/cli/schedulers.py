@@ -95,7 +95,7 @@ def _add_solvers(benches: Commands) -> None:
         "all stock solvers and ours at equal model calls",
         shared=True,
     )
-    add_subjects(parser, "the bundled models", ", fashion-vp, fashion-flow")
+    add_subjects(parser, "the bundled models", ", fashion-vp, fashion-flow, and -sd for Stable Diffusion's betas")
     add_data(parser)
     add_counts(parser, "--calls", (5, 6, 8, 10, 12, 15, 20), "model calls")
     add_count(parser, "--seed-sets", 4, "sets of noises", dest="sets")

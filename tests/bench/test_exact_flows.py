@@ -149,5 +149,5 @@ def test_mixture_subject_interpolates_alphas_between_timesteps() -> None:
 
 
 def test_mixture_subject_refuses_an_unknown_kind() -> None:
-    with pytest.raises(ValueError, match="kind must be 'vp' or 'flow'; received 'edm'"):
+    with pytest.raises(ValueError, match="kind must be one of vp, sd, flow; received 'edm'"):
         mixture_subject("edm")
