@@ -27,13 +27,12 @@ class ABCache(ModelHook):  # type: ignore[misc]  # diffusers' class carries no a
 
     _is_stateful = True
 
-    def __init__(self, reader: CallReader, config: ABCacheConfig, path: NoisePath | None) -> None:
+    def __init__(self, reader: CallReader, config: ABCacheConfig, path: NoisePath | None, clock: Clock) -> None:
         super().__init__()
         self.config = config
         self.records: list[CallRecord] = []
-        self._reader, self._path = reader, path
+        self._reader, self._path, self._clock = reader, path, clock
         self._context = ContextName()
-        self._clock = Clock()
         self._run = self._decided_step = -1
         self._decision: tuple[bool, float | None] = (True, None)
         self._unit = 1.0
@@ -223,6 +222,6 @@ def apply_ab_cache(model: torch.nn.Module, config: ABCacheConfig | None = None, 
             f"{type(scheduler).__name__} draws fresh noise, which a cached model output cannot see; leave `quantity` "
             "at None, which caches the clean sample."
         )
-    cache = ABCache(reader, config, path)
+    cache = ABCache(reader, config, path, Clock(scheduler))
     place(model, cache, {})
     return cache

@@ -7,6 +7,7 @@ some models after some runs, and tell nobody when they fail. So everything is re
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -90,16 +91,38 @@ class Tick(NamedTuple):
     stream: Stream
 
 
+class ScheduleWatch:
+    """Sees that a scheduler has laid out its timesteps anew, as pipelines make it do before every run.
+
+    Args:
+        scheduler: The scheduler, which is not kept alive; with None nothing is ever seen.
+    """
+
+    def __init__(self, scheduler: Any) -> None:
+        self._scheduler = (lambda: None) if scheduler is None else weakref.ref(scheduler)
+        self._timesteps = self._current()
+
+    def has_changed(self) -> bool:
+        """Whether the timesteps are other ones than at the last question."""
+        before, self._timesteps = self._timesteps, self._current()
+        return self._timesteps is not before
+
+    def _current(self) -> Any:
+        return getattr(self._scheduler(), "timesteps", None)
+
+
 class Clock:
     """Places each call in run, step and stream; its rules err on the side of a fresh start, which only costs calls.
 
-    A new run begins where the timestep turns back, where shape, dtype or device of the sample change, where the first
-    timestep comes with another sample, and where the sample has nothing in common with the one before. Calls at one
+    A new run begins where the scheduler, if there is one to watch, has laid out its timesteps anew, where the timestep
+    turns back, where shape, dtype or device of the sample change, where the first timestep comes with another sample,
+    and where the sample has nothing in common with the one before. Calls at one
     timestep are told apart by the name of their cache context, without one by their conditioning, and among equals by
     their order. A stream whose conditioning changes from step to step, or that missed a step, begins anew.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, scheduler: Any = None) -> None:
+        self._schedule = ScheduleWatch(scheduler)
         self._run = 0
         self._direction = 0  # of the timesteps, once two steps of a run agreed on it
         self.reset()
@@ -117,6 +140,8 @@ class Clock:
     def observe(self, call: Observation) -> Tick:
         """The place of the next call."""
         identity = call.identity
+        if self._schedule.has_changed():
+            self.reset()
         if self._timestep is None or self._begins_run(call, identity):
             self.reset()
             self._run += 1

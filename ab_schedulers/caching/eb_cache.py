@@ -59,7 +59,7 @@ class EBCache(ModelHook):  # type: ignore[misc]  # diffusers' class carries no a
 
     _is_stateful = True
 
-    def __init__(self, reader: CallReader, config: EBCacheConfig) -> None:
+    def __init__(self, reader: CallReader, config: EBCacheConfig, clock: Clock) -> None:
         super().__init__()
         self.table, self.order = resolve_table(config.table), config.order
         self.kept = {kind: self.table.used_later(kind, config.order) for kind in KINDS}
@@ -70,7 +70,7 @@ class EBCache(ModelHook):  # type: ignore[misc]  # diffusers' class carries no a
         self.tick: Tick | None = None
         self.called: dict[str, bool] = {}
         self.modules: tuple[HookedModule, ...] = ()
-        self._reader, self._context, self._clock, self._run = reader, ContextName(), Clock(), 0
+        self._reader, self._context, self._clock, self._run = reader, ContextName(), clock, 0
 
     def reset_state(self, module: torch.nn.Module | None = None) -> None:
         """Forget the run and free its outputs; diffusers calls it after a run, the records stay."""
@@ -162,7 +162,7 @@ class ModuleCache(ModelHook):  # type: ignore[misc]  # diffusers' class carries 
         return output
 
 
-def apply_eb_cache(model: torch.nn.Module, config: EBCacheConfig) -> EBCache:
+def apply_eb_cache(model: torch.nn.Module, config: EBCacheConfig, *, scheduler: Any = None) -> EBCache:
     """Cache the outputs of attention and MLP in ``model`` apart from each other, by a table over the steps.
 
     Modulation, gates and projections around the cached modules are computed at every step (EB-Cache,
@@ -174,6 +174,7 @@ def apply_eb_cache(model: torch.nn.Module, config: EBCacheConfig) -> EBCache:
     Args:
         model: The transformer, for example ``pipe.transformer``; see `register_eb_family` for further classes.
         config: Table and order.
+        scheduler: The pipeline's scheduler, at which the start of a run is seen where calls alone do not show it.
 
     Returns:
         The cache, whose `summary()` tells what the latest run computed.
@@ -190,7 +191,7 @@ def apply_eb_cache(model: torch.nn.Module, config: EBCacheConfig) -> EBCache:
     if not isinstance(config, EBCacheConfig):
         raise TypeError(f"`config` must be an EBCacheConfig, received {type(config).__name__}; build one.")
     reader, modules = check_transformer(model)
-    cache = EBCache(reader, config)
+    cache = EBCache(reader, config, Clock(scheduler))
     hooks = {module: ModuleCache(cache, name, kind) for name, (kind, module) in modules.items()}
     place(model, cache, hooks)
     cache.modules = tuple(HookedModule.of(module, hook) for module, hook in hooks.items())

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 
@@ -123,6 +126,31 @@ def test_unrelated_samples_at_one_timestep_are_never_taken_for_one_stream() -> N
     for t in (900, 800, 700):
         for view in (_NOISE, _OTHER):
             assert not remembers(see(clock, t, sample=view))
+
+
+def test_timesteps_laid_out_anew_begin_a_run_where_the_calls_alone_look_like_one() -> None:
+    """A run fails outside the model, and image-to-image goes on with the same picture just below."""
+    runs = []
+    for watched in (False, True):
+        scheduler = diffusers.DDIMScheduler()
+        clock = Clock(scheduler if watched else None)
+        scheduler.set_timesteps(10)
+        ticks = [see(clock, t) for t in (900, 800)]
+        scheduler.set_timesteps(10)
+        ticks += [see(clock, t) for t in (700, 600)]
+        runs.append([tick.run for tick in ticks])
+    assert runs == [[1, 1, 1, 1], [1, 1, 2, 2]]
+
+
+def test_a_watched_scheduler_is_not_kept_alive() -> None:
+    scheduler = diffusers.DDIMScheduler()
+    clock, gone = Clock(scheduler), weakref.ref(scheduler)
+    see(clock, 900)
+    del scheduler
+    gc.collect()
+    assert gone() is None
+    assert see(clock, 800).run == 2  # noticed once, as a new run
+    assert see(clock, 700).run == 2
 
 
 def test_after_a_reset_the_next_call_begins_a_run() -> None:
