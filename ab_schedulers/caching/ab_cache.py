@@ -31,6 +31,7 @@ class ABCache(ModelHook):  # type: ignore[misc]  # diffusers' class carries no a
         super().__init__()
         self.config = config
         self.records: list[CallRecord] = []
+        self.quantity = config.resolved_quantity(None if path is None else path.prediction)
         self._reader, self._path, self._clock = reader, path, clock
         self._context = ContextName()
         self._run = self._decided_step = -1
@@ -127,9 +128,9 @@ class ABCache(ModelHook):  # type: ignore[misc]  # diffusers' class carries no a
 
     def _conversion(self, tick: Tick, *, cached_to_output: bool) -> tuple[float, float]:
         """Scalars on sample and quantity that turn output into cached quantity, or back."""
-        if self._path is None or self.config.quantity == "model_output":
+        if self._path is None or self.quantity == "model_output":
             return 0.0, 1.0
-        ends = (self._path.prediction, "sample")
+        ends = (self._path.prediction, self.quantity)
         source, target = reversed(ends) if cached_to_output else ends
         return self._path.convert(source, target, tick.timestep * self._unit)
 
@@ -169,8 +170,8 @@ def apply_ab_cache(model: torch.nn.Module, config: ABCacheConfig | None = None, 
 
     A computed output is kept, and a skipped step is answered by the polynomial through the last ``order`` of them
     (AB-Cache, arXiv:2504.10540). Conditional, unconditional and further calls of a step are told apart, and each run
-    starts with an empty cache, also after an exception. Where the scheduler draws fresh noise, only the implied clean
-    sample can be cached, since it alone lets the answer see the new noise: pass the scheduler then.
+    starts with an empty cache, also after an exception. Where the scheduler draws fresh noise, the implied clean sample
+    must be cached, since with it the answer sees the new noise: pass the scheduler then.
 
     Theory: docs/theory/02-linear-relation.md.
 
@@ -212,7 +213,7 @@ def apply_ab_cache(model: torch.nn.Module, config: ABCacheConfig | None = None, 
         )
     reader = CallReader.of(model)
     path = None if scheduler is None else NoisePath.of(scheduler)
-    if path is None and (config.quantity == "sample" or config.variable == "lambda"):
+    if path is None and (config.quantity in ("sample", "signal") or config.variable == "lambda"):
         raise ValueError(
             f"`quantity`={config.quantity!r} with `variable`={config.variable!r} needs noise levels, and `scheduler` "
             "is None; pass scheduler=pipe.scheduler."
@@ -220,7 +221,7 @@ def apply_ab_cache(model: torch.nn.Module, config: ABCacheConfig | None = None, 
     if path is not None and config.quantity == "model_output" and draws_noise(scheduler):
         raise ValueError(
             f"{type(scheduler).__name__} draws fresh noise, which a cached model output cannot see; leave `quantity` "
-            "at None, which caches the clean sample."
+            "at None, which caches the clean sample or its part of the noisy one."
         )
     cache = ABCache(reader, config, path, Clock(scheduler))
     place(model, cache, {})

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from ab_schedulers.numerics import CachePlan
 from ab_schedulers.schedulers.options import MAX_ORDER, VARIABLES, check_choice, check_integer
 
-QUANTITIES = ("model_output", "sample")
+QUANTITIES = ("model_output", "sample", "signal")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +29,10 @@ class ABCacheConfig:
             ``order + 1`` and of ``order``, relative to the predicted output. One more output is kept for it.
         variable: Variable of the polynomial: ``"index"`` of the step, ``"timestep"``, or ``"lambda"``, which needs a
             scheduler.
-        quantity: ``"model_output"``, or ``"sample"``, the implied clean sample, which needs a scheduler. None is
-            ``"sample"`` where a scheduler is given.
+        quantity: What the polynomial goes through: ``"model_output"``; or, with a scheduler, ``"sample"``, the implied
+            clean sample ``x_0``, or ``"signal"``, its part ``alpha_t x_0 = x_t - sigma_t epsilon`` of the noisy one.
+            None is ``"model_output"`` without a scheduler, ``"signal"`` for models that predict noise, whose error
+            ``x_0`` would contain ``sigma_t / alpha_t`` times, and ``"sample"`` for all others.
         num_inference_steps: Number of steps of a run, checked against ``compute_steps``.
 
     Raises:
@@ -93,6 +95,12 @@ class ABCacheConfig:
         whole = [step for step in steps if isinstance(step, int)]  # the plan refuses the others
         plan = CachePlan.from_steps(steps, num_base_steps=self.num_inference_steps or max([*whole, 0]) + 1)
         object.__setattr__(self, "compute_steps", plan.compute_steps)
+
+    def resolved_quantity(self, prediction: str | None) -> str:
+        """The quantity that is cached for a model of this prediction; None where no scheduler tells it."""
+        if self.quantity is not None:
+            return self.quantity
+        return "model_output" if prediction is None else "signal" if prediction == "epsilon" else "sample"
 
     @property
     def depth(self) -> int:

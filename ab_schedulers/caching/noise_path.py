@@ -108,17 +108,22 @@ class NoisePath:
     ) -> tuple[float, float]:
         """Scalars ``(u, w)`` with ``target = u x + w source``, see `numerics.convert_quantity`.
 
+        One of the two may also be ``"signal"``, ``alpha_t x_0 = x_t - sigma_t epsilon``.
+
         Raises:
             ValueError: Where the conversion is singular.
         """
         alpha, sigma = self.scales(timestep)
+        first, last = ("epsilon" if quantity == "signal" else quantity for quantity in (source, target))
         try:
-            pair: tuple[float, float] = convert_quantity(
-                source, target, alpha, sigma, flow=self.flow, noise_scale=noise_scale
-            )
+            u, w = convert_quantity(first, last, alpha, sigma, flow=self.flow, noise_scale=noise_scale)
+            if source == "signal":
+                u, w = u + w / sigma, -w / sigma
+            if target == "signal":
+                u, w = 1 - sigma * u, -sigma * w
         except ZeroDivisionError as error:
             raise ValueError(
                 f"{source!r} cannot be turned into {target!r} at timestep {timestep} (alpha {alpha:g}, sigma "
                 f'{sigma:g}); cache the model\'s own output: quantity="model_output".'
             ) from error
-        return pair
+        return u, w

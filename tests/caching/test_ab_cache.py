@@ -19,6 +19,9 @@ from ab_schedulers import (
     apply_eb_cache,
     remove_cache,
 )
+from ab_schedulers.bench.metrics import rmse
+from ab_schedulers.bench.sampling import sample, seeded_noise
+from ab_schedulers.caching.ab_config import QUANTITIES
 from ab_schedulers.models import load
 
 Loop = Callable[..., torch.Tensor]
@@ -166,20 +169,51 @@ def test_a_threshold_computes_at_least_every_interval(families: Any, run_loop: L
     assert "CCCC..C..C" in cache.summary()
 
 
-@pytest.mark.parametrize("name", ["dit-epsilon", "unet-v"])
-def test_the_clean_sample_lets_a_skipped_step_see_fresh_noise(name: str) -> None:
-    """Frozen clean sample: the answer at a skipped step implies the same clean sample for the new noisy sample."""
+@pytest.mark.parametrize(
+    ("name", "quantity"),
+    [("dit-epsilon", "signal"), ("dit-epsilon", "sample"), ("unet-v", "signal"), ("unet-v", "sample")],
+)
+def test_a_skipped_step_sees_fresh_noise(name: str, quantity: str) -> None:
+    """Frozen quantity: the answer at a skipped step implies the same one for the new noisy sample."""
     bundled = load(name)
-    apply_ab_cache(bundled.model, ABCacheConfig(interval=2, order=1), scheduler=bundled.scheduler)
+    apply_ab_cache(bundled.model, ABCacheConfig(interval=2, order=1, quantity=quantity), scheduler=bundled.scheduler)
     labels, kind = torch.tensor([3]), bundled.scheduler.config.prediction_type
-    clean = []
+    implied = []
     for t, seed in ((200, 0), (180, 1)):
         a = float(bundled.scheduler.alphas_cumprod[t]) ** 0.5
         s = (1 - a * a) ** 0.5
         x = a * torch.linspace(-1, 1, 784).reshape(1, 1, 28, 28) + s * _noise(seed) * 0.5
         output = bundled.predict(x, torch.tensor(t), labels)
-        clean.append((x - s * output) / a if kind == "epsilon" else a * x - s * output)
-    torch.testing.assert_close(clean[0], clean[1], atol=1e-4, rtol=1e-4)
+        clean = (x - s * output) / a if kind == "epsilon" else a * x - s * output
+        implied.append(a * clean if quantity == "signal" else clean)
+    torch.testing.assert_close(implied[0], implied[1], atol=1e-4, rtol=1e-4)
+
+
+def test_the_default_quantity_follows_from_the_prediction() -> None:
+    quantities = {}
+    for name in ("dit-epsilon", "dit-flow", "unet-v"):
+        bundled = load(name)
+        quantities[name] = apply_ab_cache(bundled.model, scheduler=bundled.scheduler).quantity
+        remove_cache(bundled.model)
+    assert quantities == {"dit-epsilon": "signal", "dit-flow": "sample", "unet-v": "sample"}
+    assert apply_ab_cache(bundled.model).quantity == "model_output"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dit-epsilon", "dit-flow", "unet-v"])
+def test_no_other_quantity_follows_the_uncached_run_more_closely_than_the_default(name: str) -> None:
+    bundled = load(name)
+    noise, labels = seeded_noise(bundled, 4, 0)
+
+    def run() -> torch.Tensor:
+        return sample(bundled, bundled.scheduler, 50, noise, labels).images
+
+    bare, errors = run(), {}
+    for quantity in (None, *QUANTITIES):
+        apply_ab_cache(bundled.model, ABCacheConfig(interval=3, quantity=quantity), scheduler=bundled.scheduler)
+        errors[quantity] = rmse(run(), bare)
+        remove_cache(bundled.model)
+    assert 0 < errors[None] == min(errors.values()) < max(errors.values())
 
 
 def _noise(seed: int) -> torch.Tensor:
@@ -276,8 +310,9 @@ def test_what_cannot_be_cached_is_refused_before_a_hook_is_placed(families: Any)
         apply_ab_cache(model, {"interval": 3})
     with pytest.raises(ValueError, match="expected one of"):
         apply_ab_cache(torch.nn.Linear(2, 2))
-    with pytest.raises(ValueError, match="pass scheduler"):
-        apply_ab_cache(model, ABCacheConfig(quantity="sample"))
+    for quantity in ("sample", "signal"):
+        with pytest.raises(ValueError, match="pass scheduler"):
+            apply_ab_cache(model, ABCacheConfig(quantity=quantity))
     ancestral = diffusers.EulerAncestralDiscreteScheduler()
     with pytest.raises(ValueError, match="draws fresh noise"):
         apply_ab_cache(model, ABCacheConfig(quantity="model_output"), scheduler=ancestral)
