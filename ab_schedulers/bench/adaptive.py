@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import diffusers
 import torch
 
 from ab_schedulers.bench.environment import environment, write_json
@@ -29,6 +30,7 @@ from ab_schedulers.caching import (
     apply_eb_cache,
     remove_cache,
 )
+from ab_schedulers.caching.ab_config import QUANTITIES
 from ab_schedulers.models import load
 
 _STEPS = 50
@@ -52,21 +54,23 @@ class CachedError:
 class _Runner:
     """Runs one model from the noises of several sets, and knows their base results."""
 
-    def __init__(self, name: str, samples: int, sets: int, seed: int, on_call: Callable[[], object]) -> None:
+    def __init__(
+        self, name: str, solver: str, samples: int, sets: int, seed: int, on_call: Callable[[], object]
+    ) -> None:
         self.subject, self.on_call = load(name), on_call
+        self.scheduler = self.subject.scheduler
+        if solver == "DPM-Solver++":
+            self.scheduler = diffusers.DPMSolverMultistepScheduler.from_config(self.scheduler.config)
         self.sets = [seeded_noise(self.subject, samples, seed + i) for i in range(sets)]
         self.base = [self.images(*pair) for pair in self.sets]
 
     def images(self, noise: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return sample(self.subject, self.subject.scheduler, _STEPS, noise, labels, on_call=self.on_call).images
-
-    def errors(self) -> list[float]:
-        return [rmse(self.images(*pair), base) for pair, base in zip(self.sets, self.base, strict=True)]
+        return sample(self.subject, self.scheduler, _STEPS, noise, labels, on_call=self.on_call).images
 
     def ab_cached(self, **options: Any) -> tuple[float, list[float]]:
         """Computed calls per run, and errors."""
         errors, calls = [], []
-        cache = apply_ab_cache(self.subject.model, ABCacheConfig(**options), scheduler=self.subject.scheduler)
+        cache = apply_ab_cache(self.subject.model, ABCacheConfig(**options), scheduler=self.scheduler)
         try:
             for pair, base in zip(self.sets, self.base, strict=True):
                 errors.append(rmse(self.images(*pair), base))
@@ -86,25 +90,29 @@ def tuned_threshold(runner: _Runner, calls: float) -> float:
     return float(10**high)
 
 
+def solvers(name: str) -> tuple[str, ...]:
+    """The stock solvers that a bundled model is sampled with."""
+    return ("flow Euler",) if name == "dit-flow" else ("DDIM", "DPM-Solver++")
+
+
 def compare(
     name: str, *, samples: int, sets: int, intervals: Sequence[int], on_call: Callable[[], object]
 ) -> list[CachedError]:
-    """Every method at the calls of each interval."""
-    runner = _Runner(name, samples, sets, _SEED, on_call)
-    tuning = _Runner(name, samples, 1, _TUNING_SEED, on_call)
+    """Every method at the calls of each interval, under every solver of the model."""
     results = []
-    for interval in intervals:
-        calls, fixed = runner.ab_cached(interval=interval)
-        _, output = runner.ab_cached(interval=interval, quantity="model_output")
-        _, reuse = runner.ab_cached(interval=interval, order=1, warmup_steps=1, quantity="model_output")
-        adaptive_calls, errors = runner.ab_cached(threshold=tuned_threshold(tuning, calls), interval=_LONGEST)
-        found = [
-            ("plain reuse", calls, reuse),
-            ("AB-Cache", calls, fixed),
-            ("AB-Cache, model output", calls, output),
-            ("AB-Cache, adaptive", adaptive_calls, errors),
-        ]
-        results += [_error(name, label, used, errors) for label, used, errors in found]
+    for solver in solvers(name):
+        runner = _Runner(name, solver, samples, sets, _SEED, on_call)
+        tuning = _Runner(name, solver, samples, 1, _TUNING_SEED, on_call)
+        for interval in intervals:
+            found = {
+                "plain reuse": runner.ab_cached(interval=interval, order=1, warmup_steps=1, quantity="model_output")
+            }
+            found["AB-Cache"] = runner.ab_cached(interval=interval)
+            for quantity in QUANTITIES:
+                found[f"AB-Cache, {quantity}"] = runner.ab_cached(interval=interval, quantity=quantity)
+            threshold = tuned_threshold(tuning, found["AB-Cache"][0])
+            found["AB-Cache, adaptive"] = runner.ab_cached(threshold=threshold, interval=_LONGEST)
+            results += [_error(f"{name}, {solver}", label, *pair) for label, pair in found.items()]
     return results
 
 

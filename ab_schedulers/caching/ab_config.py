@@ -31,8 +31,8 @@ class ABCacheConfig:
             scheduler.
         quantity: What the polynomial goes through: ``"model_output"``; or, with a scheduler, ``"sample"``, the implied
             clean sample ``x_0``, or ``"signal"``, its part ``alpha_t x_0 = x_t - sigma_t epsilon`` of the noisy one.
-            None is ``"model_output"`` without a scheduler, ``"signal"`` for models that predict noise, whose error
-            ``x_0`` would contain ``sigma_t / alpha_t`` times, and ``"sample"`` for all others.
+            None is ``"model_output"`` without a scheduler; ``"signal"`` for models that predict noise, whose error
+            ``x_0`` would contain ``sigma_t / alpha_t`` times, unless ``threshold`` decides; and ``"sample"`` else.
         num_inference_steps: Number of steps of a run, checked against ``compute_steps``.
 
     Raises:
@@ -100,7 +100,9 @@ class ABCacheConfig:
         """The quantity that is cached for a model of this prediction; None where no scheduler tells it."""
         if self.quantity is not None:
             return self.quantity
-        return "model_output" if prediction is None else "signal" if prediction == "epsilon" else "sample"
+        if prediction is None:
+            return "model_output"
+        return "signal" if prediction == "epsilon" and self.threshold is None else "sample"
 
     @property
     def depth(self) -> int:

@@ -96,5 +96,6 @@ def test_adaptive_compares_at_equal_calls(tmp_path: Path, monkeypatch: pytest.Mo
     content = json.loads((tmp_path / "adaptive.json").read_text())
     methods = {entry["method"]: entry for entry in content["errors"]}
     assert methods["AB-Cache"]["calls"] == methods["plain reuse"]["calls"] < 8
+    assert methods["AB-Cache"]["error"] == methods["AB-Cache, sample"]["error"]
     assert methods["AB-Cache"]["error"] != methods["plain reuse"]["error"] > 0
     assert len(content["costs"]) == 6

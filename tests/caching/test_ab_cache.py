@@ -193,9 +193,12 @@ def test_the_default_quantity_follows_from_the_prediction() -> None:
     quantities = {}
     for name in ("dit-epsilon", "dit-flow", "unet-v"):
         bundled = load(name)
-        quantities[name] = apply_ab_cache(bundled.model, scheduler=bundled.scheduler).quantity
-        remove_cache(bundled.model)
-    assert quantities == {"dit-epsilon": "signal", "dit-flow": "sample", "unet-v": "sample"}
+        for threshold in (None, 0.1):
+            config = ABCacheConfig(threshold=threshold)
+            quantities[name, threshold] = apply_ab_cache(bundled.model, config, scheduler=bundled.scheduler).quantity
+            remove_cache(bundled.model)
+    assert [key for key, quantity in quantities.items() if quantity == "signal"] == [("dit-epsilon", None)]
+    assert set(quantities.values()) == {"signal", "sample"}
     assert apply_ab_cache(bundled.model).quantity == "model_output"
 
 

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from tiny_pipelines import BY_NAME, CASES, Case, cached, difference, own_components, sample
-from tiny_pipelines.second_device import DEVICE, OnDevice, second_device
+from tiny_pipelines.second_device import DEVICE, OnDevice, second_device, there
 
 CALLS = 6
-
-
-def there(case: Case) -> Case:
-    """The case with its models and arguments on the second device."""
-    return replace(case, device=DEVICE.type)
 
 
 def on_second_device(case: Case, scheduler: Any, **arguments: Any) -> tuple[torch.Tensor, list[str]]:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
+
+from .case import Case
 
 DEVICE = torch.device("meta")
 aten = torch.ops.aten
@@ -138,6 +140,11 @@ def _reader() -> str:
         if "/ab_schedulers/" in frame.filename:
             return frame.name
     return ""
+
+
+def there(case: Case) -> Case:
+    """The case with its models and arguments on the device."""
+    return replace(case, device=DEVICE.type)
 
 
 @contextmanager
