@@ -43,7 +43,7 @@ class Excerpt:
 class Observation(NamedTuple):
     """What one call of the model shows; a named tuple, since one is made at every call, and is made fastest so.
 
-    Args:
+    Attributes:
         timestep: The timestep of the whole batch, in the model's own unit.
         shape: Anything that must not change within a run: shape of one sample, dtype and device.
         batch: Number of samples.
@@ -76,7 +76,7 @@ class Stream:
 class Tick(NamedTuple):
     """Where a call stands.
 
-    Args:
+    Attributes:
         run: Number of the run, from 1.
         step: Number of the step within the run, from 0.
         timestep: The step's timestep, in the model's own unit.
