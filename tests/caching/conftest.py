@@ -12,11 +12,19 @@ import pytest
 import torch
 
 _HEADS = {"num_attention_heads": 2, "attention_head_dim": 8}
+_SMALL = {**_HEADS, "in_channels": 4, "out_channels": 4, "num_layers": 2}
 _TEXT = 5
 
 
 def _text(width: int) -> Callable[[torch.Generator, int], dict[str, torch.Tensor]]:
     return lambda g, batch: {"encoder_hidden_states": torch.randn(batch, _TEXT, width, generator=g)}
+
+
+def _masked(
+    text: Callable[[torch.Generator, int], dict[str, torch.Tensor]], name: str = "encoder_attention_mask"
+) -> Callable[[torch.Generator, int], dict[str, Any]]:
+    """The conditioning with a mask that hides nothing."""
+    return lambda g, batch: {**text(g, batch), name: torch.ones(batch, _TEXT, dtype=torch.long)}
 
 
 def _pooled(width: int) -> Callable[[torch.Generator, int], dict[str, torch.Tensor]]:
@@ -75,10 +83,7 @@ FAMILIES = {
     "sd3": Family(
         cls="SD3Transformer2DModel",
         config={
-            **_HEADS,
-            "in_channels": 4,
-            "out_channels": 4,
-            "num_layers": 2,
+            **_SMALL,
             "sample_size": 8,
             "joint_attention_dim": 12,
             "caption_projection_dim": 16,
@@ -121,19 +126,13 @@ FAMILIES = {
             "guidance_embeds": False,
         },
         sample=(4, 2, 4, 4),
-        conditioning=lambda g, batch: {
-            **_pooled(12)(g, batch),
-            "encoder_attention_mask": torch.ones(batch, _TEXT, dtype=torch.long),
-        },
+        conditioning=_masked(_pooled(12)),
         fixed={},
     ),
     "wan": Family(
         cls="WanTransformer3DModel",
         config={
-            **_HEADS,
-            "in_channels": 4,
-            "out_channels": 4,
-            "num_layers": 2,
+            **_SMALL,
             "text_dim": 12,
             "freq_dim": 16,
             "ffn_dim": 24,
@@ -146,18 +145,14 @@ FAMILIES = {
     "qwen_image": Family(
         cls="QwenImageTransformer2DModel",
         config={
-            **_HEADS,
+            **_SMALL,
             "axes_dims_rope": (2, 2, 4),
-            "in_channels": 4,
-            "out_channels": 4,
             "patch_size": 1,
-            "num_layers": 2,
             "joint_attention_dim": 12,
         },
         sample=(16, 4),
         conditioning=lambda g, batch: {
-            **_text(12)(g, batch),
-            "encoder_hidden_states_mask": torch.ones(batch, _TEXT, dtype=torch.long),
+            **_masked(_text(12), "encoder_hidden_states_mask")(g, batch),
             "img_shapes": [[(1, 4, 4)]] * batch,
         },
         fixed={},
@@ -166,10 +161,7 @@ FAMILIES = {
     "cogvideox": Family(
         cls="CogVideoXTransformer3DModel",
         config={
-            **_HEADS,
-            "in_channels": 4,
-            "out_channels": 4,
-            "num_layers": 2,
+            **_SMALL,
             "time_embed_dim": 8,
             "text_embed_dim": 12,
             "sample_width": 8,
@@ -184,18 +176,12 @@ FAMILIES = {
     "ltx": Family(
         cls="LTXVideoTransformer3DModel",
         config={
-            **_HEADS,
-            "in_channels": 4,
-            "out_channels": 4,
-            "num_layers": 2,
+            **_SMALL,
             "cross_attention_dim": 16,
             "caption_channels": 12,
         },
         sample=(32, 4),
-        conditioning=lambda g, batch: {
-            **_text(12)(g, batch),
-            "encoder_attention_mask": torch.ones(batch, _TEXT, dtype=torch.long),
-        },
+        conditioning=_masked(_text(12)),
         fixed={"num_frames": 2, "height": 4, "width": 4},
     ),
 }

@@ -65,26 +65,10 @@ def _fail() -> None:
     raise RuntimeError("inside the model")
 
 
-def test_guidance_in_one_batch_equals_guidance_in_two_calls(family: Any, model: Model, run_loop: Loop) -> None:
-    apply_ab_cache(model, ABCacheConfig(interval=3))
-    one, two = (run_loop(family, model, guidance=guidance) for guidance in ("batched", "separate"))
-    torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-5)
-
-
 def test_the_samples_of_a_batch_do_not_see_each_other(family: Any, model: Model, run_loop: Loop) -> None:
     apply_ab_cache(model, ABCacheConfig(interval=3))
     many = run_loop(family, model, batch=3)
     torch.testing.assert_close(run_loop(family, model, batch=1), many[:1], atol=1e-5, rtol=1e-5)
-
-
-def test_removing_leaves_no_trace(family: Any, model: Model, run_loop: Loop) -> None:
-    bare = run_loop(family, model)
-    before = {name: dict(vars(module)) for name, module in model.named_modules()}
-    apply_ab_cache(model)
-    run_loop(family, model)
-    remove_cache(model)
-    assert {name: dict(vars(module)) for name, module in model.named_modules()} == before
-    assert torch.equal(run_loop(family, model), bare)
 
 
 def test_skipped_steps_are_the_polynomial_through_the_computed_outputs(families: Any, run_loop: Loop) -> None:

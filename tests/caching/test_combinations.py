@@ -1,4 +1,4 @@
-"""Both caches together with diffusers' offloading: the same samples, and a model that is afterwards what it was."""
+"""What holds for both caches alike: guidance in one call or two, offloading, and a model that is left as it was."""
 
 from __future__ import annotations
 
@@ -29,6 +29,26 @@ def attributes(model: torch.nn.Module) -> dict[str, set[str]]:
 def hooks_of(model: torch.nn.Module) -> set[str]:
     registries = [module._diffusers_hook for module in model.modules() if hasattr(module, "_diffusers_hook")]
     return {hook for registry in registries for hook in registry.hooks}
+
+
+@pytest.mark.parametrize("cache", PLACE)
+def test_guidance_in_one_batch_equals_guidance_in_two_calls(
+    family: Any, model: torch.nn.Module, run_loop: Loop, cache: str
+) -> None:
+    PLACE[cache](model)
+    one, two = (run_loop(family, model, guidance=guidance) for guidance in ("batched", "separate"))
+    torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("cache", PLACE)
+def test_removing_leaves_no_trace(family: Any, model: torch.nn.Module, run_loop: Loop, cache: str) -> None:
+    bare = run_loop(family, model)
+    before = {name: dict(vars(module)) for name, module in model.named_modules()}
+    PLACE[cache](model)
+    run_loop(family, model)
+    remove_cache(model)
+    assert {name: dict(vars(module)) for name, module in model.named_modules()} == before
+    assert torch.equal(run_loop(family, model), bare)
 
 
 @pytest.mark.parametrize("first", ["cache", "offload"])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from ab_schedulers import EBCacheConfig, EBTable, apply_ab_cache, apply_eb_cache, remove_cache
+from ab_schedulers import EBCacheConfig, EBTable, apply_ab_cache, apply_eb_cache
 from ab_schedulers.caching import NAMED_TABLES, EBFamily, register_eb_family
 from ab_schedulers.caching import families as registry
 
@@ -49,22 +49,6 @@ def test_every_run_equals_a_fresh_one(family: Any, model: Model, run_loop: Loop,
         assert torch.equal(run_loop(family, model, guidance=guidance), fresh)
     run_loop(family, model, guidance=guidance, batch=3)
     assert torch.equal(run_loop(family, model, guidance=guidance), fresh)
-
-
-def test_guidance_in_one_batch_equals_guidance_in_two_calls(family: Any, model: Model, run_loop: Loop) -> None:
-    apply_eb_cache(model, EBCacheConfig(table=MIXED))
-    one, two = (run_loop(family, model, guidance=guidance) for guidance in ("batched", "separate"))
-    torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-4)
-
-
-def test_removing_leaves_no_trace(family: Any, model: Model, run_loop: Loop) -> None:
-    bare = run_loop(family, model)
-    before = {name: dict(vars(module)) for name, module in model.named_modules()}
-    apply_eb_cache(model, EBCacheConfig(table=MIXED))
-    run_loop(family, model)
-    remove_cache(model)
-    assert {name: dict(vars(module)) for name, module in model.named_modules()} == before
-    assert torch.equal(run_loop(family, model), bare)
 
 
 def test_a_failure_in_a_step_that_computes_all_leaves_the_hooks_in_place(families: Any, run_loop: Loop) -> None:
