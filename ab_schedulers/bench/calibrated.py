@@ -17,6 +17,7 @@ from ab_schedulers.bench.methods import Contender
 from ab_schedulers.bench.processes import own_path, process_rank, shared_map, written_paths
 from ab_schedulers.bench.solver_results import OWN, Entry, Results, best
 from ab_schedulers.bench.solvers import measure, run_solvers
+from ab_schedulers.bench.subjects import ExactSubject, mixture_subject
 from ab_schedulers.bench.tables import markdown_table
 from ab_schedulers.bench.trials import prepare
 from ab_schedulers.bench.user_pipelines import load_pipeline, read_runs
@@ -24,6 +25,7 @@ from ab_schedulers.calibration import Calibration, Trajectories, calibrate, reco
 from ab_schedulers.models import BUNDLED, load
 
 _SEED = 70_000
+MIXTURES = ("vp", "sd", "flow")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -44,9 +46,14 @@ class LabelledModel:
 
 
 def calibration_inputs(model: Any, trajectories: int, seed: int) -> tuple[LabelledModel, torch.Tensor]:
-    """Function and noise of a bundled model: every second class from class 0 on, so that the bench tests on others."""
-    noise = torch.randn(trajectories, *model.sample_shape, generator=torch.Generator().manual_seed(seed))
-    even = torch.arange(0, model.num_classes, 2)
+    """Function and noise of a bundled model: every second class from class 0 on, so that the bench tests on others.
+
+    An exact mixture has one class.
+    """
+    dtype = torch.float64 if isinstance(model, ExactSubject) else torch.float32
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(trajectories, *model.sample_shape, generator=generator, dtype=dtype)
+    even = torch.arange(0, getattr(model, "num_classes", 1), 2)
     return LabelledModel(model=model, labels=even[torch.arange(trajectories) % len(even)]), noise
 
 
@@ -92,6 +99,7 @@ def calibration(
     search_samples: int,
     out: Path,
     frechet_samples: int | None = None,
+    mixtures: Sequence[str] = (),
 ) -> str:
     """Calibrate every model where `out` has no calibration yet, and compare with the best stock solver.
 
@@ -106,15 +114,21 @@ def calibration(
         search_samples: trajectories that choose the stock settings that are tested.
         out: folder of the results.
         frechet_samples: samples per seed set for Fréchet distances; None for none.
+        mixtures: kinds of exact Gaussian mixtures, some of `MIXTURES`, instead of the models.
+
+    Raises:
+        ValueError: an unknown mixture, or Fréchet distances of mixtures.
     """
+    loaded = _subjects(models, mixtures)
+    if mixtures and frechet_samples:
+        raise ValueError("--frechet-samples compares pictures, and mixtures have none; drop one of the two options.")
     results = Results.read(out / "solvers.json")
-    loaded = {name: load(name) for name in models}
 
     def fit(pair: tuple[str, int]) -> None:
         calibrated_once(loaded[pair[0]], trajectories, pair[1], out / "calibrations")
 
     rows, cells = [], []
-    shared_map(fit, [(name, count) for name in models for count in calls])
+    shared_map(fit, [(name, count) for name in loaded for count in calls])
     for name, model in loaded.items():
         _, finalists = run_solvers(model, calls, sets, samples, search_samples, results)
         stock = best(finalists)
@@ -137,10 +151,19 @@ def calibration(
     return f"{text}\n\nCalibrations: {out / 'calibrations'}"
 
 
+def _subjects(models: Sequence[str], mixtures: Sequence[str]) -> dict[str, Any]:
+    unknown = [kind for kind in mixtures if kind not in MIXTURES]
+    if unknown:
+        raise ValueError(f"--mixtures knows {', '.join(MIXTURES)}; received {', '.join(unknown)}")
+    if mixtures:
+        return {f"mixture-{kind}": mixture_subject(kind) for kind in mixtures}
+    return {name: load(name) for name in models}
+
+
 def calibrated_once(model: Any, trajectories: int, calls: int, folder: Path) -> tuple[Calibration, float | None]:
     """The calibration for one number of calls, from `folder` if it is there, and how long it took, if known."""
     function, noise = calibration_inputs(model, trajectories, _SEED)
-    mark = fingerprint(model.model, trajectories, _SEED, calls)
+    mark = fingerprint(getattr(model, "model", None), trajectories, _SEED, calls)
     path = folder / f"{model.name}_{calls}_{mark}.json"
     times = folder / "seconds.json"
     if not path.exists():

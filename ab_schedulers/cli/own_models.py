@@ -51,6 +51,9 @@ def _add_calibration(benches: Commands) -> None:
         shared=True,
     )
     add_models(parser)
+    parser.add_argument(
+        "--mixtures", nargs="+", default=[], metavar="KIND", help="exact mixtures instead of models: vp, sd, flow"
+    )
     add_counts(parser, "--calls", (5, 6, 8, 10, 12, 15, 20), "model calls")
     add_count(parser, "--trajectories", 64, "of the calibration")
     add_count(parser, "--seed-sets", 4, "sets of noises", dest="sets")

@@ -89,3 +89,14 @@ def test_fit_and_test_share_no_class(measured: Any) -> None:
     fitted, _ = calibration_inputs(_Smooth("smooth"), 6, 0)
     assert set(fitted.labels.tolist()) == {0, 2}
     assert models[0].labels == {0, 1, 2, 3}
+
+
+def test_a_mixture_on_stable_diffusions_betas_is_calibrated_and_compared(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"calls": [5], "trajectories": 24, "sets": 2, "samples": 6, "search_samples": 4}
+    calibration(models=[], mixtures=["sd"], out=tmp_path, **options)
+    row = (tmp_path / "calibration.md").read_text(encoding="utf-8").splitlines()[2].split("|")
+    assert row[1].strip(" `") == "mixture-sd" and float(row[7]) < 0.5
+    with pytest.raises(ValueError, match="knows vp, sd, flow; received edm"):
+        calibration(models=[], mixtures=["edm"], out=tmp_path, **options)
+    with pytest.raises(ValueError, match="pictures"):
+        calibration(models=[], mixtures=["sd"], out=tmp_path, frechet_samples=100, **options)
