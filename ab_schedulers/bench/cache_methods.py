@@ -30,16 +30,17 @@ def scheduler_cache(method: Method) -> CacheMethod:
 
 
 def model_cache(order: int) -> CacheMethod:
-    """`apply_ab_cache` with `calls` computed steps, spread evenly."""
+    """`apply_ab_cache` with `calls` computed steps: the first, as its warm-up step is by default, and the rest evenly."""
 
     def run(subject: Any, calls: int, steps: int, noise: torch.Tensor, labels: torch.Tensor) -> Iterator[CachedRun]:
-        plan = CachePlan.uniform(num_calls=calls, num_base_steps=steps)
-        config = ABCacheConfig(order=order, compute_steps=plan.compute_steps, num_inference_steps=steps)
+        rest = CachePlan.uniform(num_calls=calls - 1, num_base_steps=steps - 1).compute_steps
+        computed = (0, *(1 + step for step in rest))
+        config = ABCacheConfig(order=order, compute_steps=computed, num_inference_steps=steps)
 
         def place(model: Any) -> object:
             return apply_ab_cache(model, config, scheduler=base(subject.scheduler, steps).scheduler)
 
-        yield hooked_run(subject, steps, noise, labels, place, f"order {order}, uniform plan")
+        yield hooked_run(subject, steps, noise, labels, place, f"order {order}, one warm-up step")
 
     return CacheMethod(name="apply_ab_cache", run=run)
 
