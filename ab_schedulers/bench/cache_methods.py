@@ -30,19 +30,27 @@ def scheduler_cache(method: Method) -> CacheMethod:
 
 
 def model_cache(order: int) -> CacheMethod:
-    """`apply_ab_cache` with `calls` computed steps: the first, as its warm-up step is by default, and the rest evenly."""
+    """`apply_ab_cache` with `calls` computed steps, spread evenly, or a warm-up step and the last step among them."""
 
     def run(subject: Any, calls: int, steps: int, noise: torch.Tensor, labels: torch.Tensor) -> Iterator[CachedRun]:
-        rest = CachePlan.uniform(num_calls=calls - 1, num_base_steps=steps - 1).compute_steps
-        computed = (0, *(1 + step for step in rest))
-        config = ABCacheConfig(order=order, compute_steps=computed, num_inference_steps=steps)
+        for label, computed in _model_plans(calls, steps).items():
+            config = ABCacheConfig(order=order, compute_steps=computed, num_inference_steps=steps)
 
-        def place(model: Any) -> object:
-            return apply_ab_cache(model, config, scheduler=base(subject.scheduler, steps).scheduler)
+            def place(model: Any, config: ABCacheConfig = config) -> object:
+                return apply_ab_cache(model, config, scheduler=base(subject.scheduler, steps).scheduler)
 
-        yield hooked_run(subject, steps, noise, labels, place, f"order {order}, one warm-up step")
+            yield hooked_run(subject, steps, noise, labels, place, f"order {order}, {label}")
 
     return CacheMethod(name="apply_ab_cache", run=run)
+
+
+def _model_plans(calls: int, steps: int) -> dict[str, tuple[int, ...]]:
+    """Computed steps: a uniform plan, and steps 0 and 1 and evenly on to the last, as `interval=3` places them."""
+    plans = {"uniform plan": CachePlan.uniform(num_calls=calls, num_base_steps=steps).compute_steps}
+    if 3 <= calls <= steps:
+        rest = (1 + i * (steps - 2) // (calls - 2) for i in range(calls - 1))
+        plans["warm-up and last step"] = (0, *rest)
+    return plans
 
 
 def cache_methods(ratios: Mapping[str, list[float]]) -> list[CacheMethod]:
