@@ -23,6 +23,7 @@ from ab_schedulers.bench.trials import prepare
 from ab_schedulers.calibration import Calibration
 from ab_schedulers.calibration.function_runs import FunctionRuns
 from ab_schedulers.calibration.least_squares import row_changes, shifted
+from ab_schedulers.calibration.moves import at_places
 from ab_schedulers.calibration.walks import BaseNodes, Walk, theory_walk
 from ab_schedulers.models import load
 from ab_schedulers.numerics import Row
@@ -107,7 +108,7 @@ def transplanted(walk: Walk, nodes: BaseNodes) -> Walk:
     steps = [int((angles - walk.nodes.angles[i]).abs().argmin()) for i in walk.steps]
     if not all(a < b for a, b in pairwise(steps)):
         raise ValueError("the other model's grid is too coarse at these angles")
-    return with_excess(nodes, steps, excess(walk), walk.quantity)
+    return at_places(walk, nodes, steps)
 
 
 def base_nodes(model: Any, calls: int) -> BaseNodes:

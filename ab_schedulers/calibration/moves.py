@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from .least_squares import row_changes, shifted
-from .walks import Walk, theory_walk
+from .walks import BaseNodes, Walk, theory_walk
 
 _SHARE = 8  # a move is one part in so many of the narrower window beside the call
 _REACH = 2.0  # moves
@@ -33,10 +33,9 @@ def possible_moves(walk: Walk) -> list[Move]:
 
 
 def with_moves(walk: Walk, moves: Sequence[Move], lengths: Sequence[float]) -> Walk:
-    """The walk with every call moved ``lengths`` times, at most two times either way, its rows changed as theory's.
+    """The walk with every call moved ``lengths`` times, at most two times either way, see `at_places`.
 
-    A row keeps what a fit has added to the row of theory; only that, which belongs to the places, is exchanged. Calls
-    stay in order, and the first stays where it is.
+    Calls stay in order, and the first stays where it is.
     """
     steps = list(walk.steps)
     for move, length in zip(moves, lengths, strict=True):
@@ -44,8 +43,17 @@ def with_moves(walk: Walk, moves: Sequence[Move], lengths: Sequence[float]) -> W
     for call in range(1, len(steps)):
         last = walk.nodes.count - len(steps) + call
         steps[call] = min(max(steps[call], steps[call - 1] + 1), last)
-    here, there = (theory_walk(walk.nodes, places, walk.quantity).rows for places in (walk.steps, steps))
+    return at_places(walk, walk.nodes, steps)
+
+
+def at_places(walk: Walk, nodes: BaseNodes, steps: Sequence[int]) -> Walk:
+    """The walk with its calls at other base steps, on its own grid or another, its rows changed as those of theory are.
+
+    A row keeps what a fit has added to the row of theory; only the latter, which belongs to the places, is exchanged.
+    """
+    here = theory_walk(walk.nodes, walk.steps, walk.quantity).rows
+    there = theory_walk(nodes, steps, walk.quantity).rows
     depth = max(len(row.history) for row in (*here, *there))
     changes = row_changes(there, here, depth)
     rows = [shifted(row, changes[call, : 1 + min(depth, call + 1)]) for call, row in enumerate(walk.rows)]
-    return replace(walk, steps=tuple(steps), rows=tuple(rows))
+    return replace(walk, nodes=nodes, steps=tuple(steps), rows=tuple(rows))

@@ -100,7 +100,7 @@ class Search:
             if not self.budget.bears(refinement_calls(self.calls, depth, self.runs.restarts)):
                 break
             before = best
-            found = refine(best, judge, depth=depth, label="refined together, searched plan")
+            found = refine(best, judge, depth=depth, label="refined together")
             trials += found
             best = min(found, key=lambda trial: trial.error)
             if best.error > 0.95 * before.error:
