@@ -91,6 +91,16 @@ def test_fit_and_test_share_no_class(measured: Any) -> None:
     assert models[0].labels == {0, 1, 2, 3}
 
 
+def test_an_exact_mixture_is_fitted_in_double_precision_and_a_model_in_its_own() -> None:
+    _, exact = calibration_inputs(mixture_subject("sd"), 4, 0)
+    _, plain = calibration_inputs(_Smooth("smooth"), 4, 0)
+    assert (
+        exact.dtype == torch.float64
+        and plain.dtype == torch.float32
+        and torch.equal(exact, calibration_inputs(mixture_subject("flow"), 4, 0)[1])
+    )
+
+
 def test_a_mixture_on_stable_diffusions_betas_is_calibrated_and_compared(tmp_path: Path) -> None:
     options: dict[str, Any] = {"calls": [5], "trajectories": 24, "sets": 2, "samples": 6, "search_samples": 4}
     calibration(models=[], mixtures=["sd"], out=tmp_path, **options)

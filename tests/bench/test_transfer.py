@@ -26,11 +26,11 @@ def vp_nodes(count: int, bend: float = 1.0) -> BaseNodes:
     )
 
 
-def fitted(nodes: BaseNodes, calls: int) -> Walk:
+def fitted(nodes: BaseNodes, calls: int, more: float = 0.1) -> Walk:
     """Even calls with a tenth of an output more in every row."""
     steps = [i * nodes.count // calls for i in range(calls)]
     added = torch.zeros(calls, 7, dtype=torch.float64)
-    added[:, 1] = 0.1
+    added[:, 1] = more
     return with_excess(nodes, steps, added, "velocity")
 
 
@@ -41,6 +41,13 @@ def test_between_two_equal_fits_everything_stays_and_between_others_it_lies_in_t
         assert list(found.steps) == [pytest.approx(i * 600 / wanted, abs=0.5) for i in range(wanted)]
         assert torch.allclose(excess(found)[:, 1], torch.full((wanted,), 0.1, dtype=torch.float64))
         assert float(excess(found)[:, [0, 2, 3, 4, 5, 6]].abs().max()) < 1e-9
+
+
+def test_the_nearer_of_two_numbers_of_calls_weighs_more() -> None:
+    nodes = vp_nodes(600)
+    for wanted, more in ((7, 0.15), (8, 0.2), (9, 0.25)):
+        found = between(fitted(nodes, 6), fitted(nodes, 10, more=0.3), nodes, wanted)
+        assert torch.allclose(excess(found)[:, 1], torch.full((wanted,), more, dtype=torch.float64))
 
 
 def test_rows_on_the_grid_of_another_model_stand_at_the_same_angles_with_the_same_excess() -> None:
