@@ -119,8 +119,12 @@ def test_the_command_keeps_what_other_runs_measured(tmp_path: Path, capsys: pyte
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "--scale full needs a CUDA device"),
-        (["--device", "cuda"], "sees no CUDA device"),
+        (["--device", "cpu"], "--scale full needs a CUDA device"),
+        pytest.param(
+            ["--device", "cuda"],
+            "sees no CUDA device",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device"),
+        ),
         (["--scale", "tiny", "--architectures", "SD9"], "--architectures knows SDXL, SD3, FLUX.1-dev"),
     ],
 )
