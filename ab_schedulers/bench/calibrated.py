@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ab_schedulers.bench.calibrated_quality import Cell, paired_quality
+from ab_schedulers.bench.calibrated_quality import CONVERGED_CALLS, Cell, paired_quality
 from ab_schedulers.bench.competitors import Competitor, competitors, placed_competitor
 from ab_schedulers.bench.environment import fingerprint, read_json, write_json
 from ab_schedulers.bench.methods import Contender
@@ -139,7 +139,9 @@ def calibration(
             entry = stock[name, count][0]
             ours, best_found = (measure(trial, one, count, results.entries) for one in (placed, fitted))
             rows.append(_row(entry, ours, best_found, seconds))
-            cells.append(Cell(model=model, sides=[one.make(count) for one in (_named(entry, model), placed, fitted)]))
+            solver = _named(entry, model)
+            sides = [one.make(count) for one in (solver, placed, fitted)]
+            cells.append(Cell(model=model, sides=sides, converged=solver.make(CONVERGED_CALLS)))
         rows.append([name, "reference", f"halving error {note['halving_error']:.4f}", "", "", "", "", ""])
     headers = ["model", "calls", "best stock solver", "its RMSE", "placed calls", "calibrated", "ratio", "seconds"]
     text = markdown_table(headers, rows)

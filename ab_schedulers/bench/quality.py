@@ -16,7 +16,7 @@ import torch
 from ab_schedulers.bench.environment import environment, fingerprint, read_json, write_json
 from ab_schedulers.bench.extras import import_extra
 from ab_schedulers.bench.methods import DEFAULTS, REUSE, Contender, base, cached
-from ab_schedulers.bench.metrics import feature_statistics, frechet_distance, paired_difference
+from ab_schedulers.bench.metrics import FloatArray, feature_statistics, frechet_distance, paired_difference
 from ab_schedulers.bench.sampling import sample, seeded_noise
 from ab_schedulers.bench.tables import markdown_table, text_table
 from ab_schedulers.models import load, load_classifier, reference_statistics
@@ -24,12 +24,16 @@ from ab_schedulers.models import load, load_classifier, reference_statistics
 _BATCH = 100
 _FIRST_SEED = 10_000
 Key = tuple[str, str, int, str]
+Statistics = tuple[FloatArray, FloatArray]
 _HEADERS = ("model", "method", "calls", "sets", "Fréchet", "minus base", "std. error", "percent", "accuracy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """One contender on one seed set of one model; `fingerprint` is that of the weights and the scheduler's config."""
+    """One contender on one seed set of one model; `fingerprint` is that of the weights and the scheduler's config.
+
+    `to_converged` is the Fréchet distance to samples that took many calls from the same noise, where that was measured.
+    """
 
     model: str
     method: str
@@ -38,6 +42,7 @@ class Score:
     model_calls: int
     frechet: float
     accuracy: float
+    to_converged: float | None = None
 
     @property
     def key(self) -> Key:
@@ -60,8 +65,18 @@ class Task:
         return (self.subject.name, self.contender.label, self.seed, self.fingerprint)
 
 
-def measure(task: Task, *, samples: int, classifier: Any, progress: Any) -> Score:
-    """Fréchet distance to the training images and class accuracy on the noises of the task's seed."""
+def measure(
+    task: Task, *, samples: int, classifier: Any, progress: Any, converged: Statistics | None = None
+) -> tuple[Score, Statistics]:
+    """Fréchet distance to the training images and class accuracy on the noises of the task's seed; the statistics.
+
+    Args:
+        task: what is measured.
+        samples: how many.
+        classifier: gives features and classes.
+        progress: bar that counts model calls.
+        converged: statistics of converged samples, for `Score.to_converged`.
+    """
     noise, labels = seeded_noise(task.subject, samples, task.seed)
     features, hits, model_calls = [], 0, 0
     for batch_noise, batch_labels in zip(noise.split(_BATCH), labels.split(_BATCH), strict=True):
@@ -77,15 +92,18 @@ def measure(task: Task, *, samples: int, classifier: Any, progress: Any) -> Scor
         with torch.inference_mode():
             features.append(classifier.features(run.images))
             hits += int((classifier(run.images).argmax(dim=1) == batch_labels).sum())
-    return Score(
+    statistics = feature_statistics(torch.cat(features))
+    score = Score(
         model=task.subject.name,
         method=task.contender.label,
         seed=task.seed,
         fingerprint=task.fingerprint,
         model_calls=model_calls,
-        frechet=frechet_distance(*feature_statistics(torch.cat(features)), *reference_statistics()),
+        frechet=frechet_distance(*statistics, *reference_statistics()),
         accuracy=hits / samples,
+        to_converged=None if converged is None else frechet_distance(*statistics, *converged),
     )
+    return score, statistics
 
 
 def summary(scores: Sequence[Score]) -> list[list[str]]:
@@ -146,7 +164,7 @@ def quality(
         for task in missing:
             model = task.subject.name
             progress.set_postfix_str(f"{model}, {task.contender.label}, seed {task.seed}", refresh=False)
-            scores[model][task.key] = measure(task, samples=samples, classifier=classifier, progress=progress)
+            scores[model][task.key], _ = measure(task, samples=samples, classifier=classifier, progress=progress)
             entries = [asdict(score) for score in scores[model].values()]
             content = {"settings": settings, "environment": environment(), "scores": entries}
             write_json(_path(out, model), content)

@@ -24,9 +24,10 @@ from ab_schedulers.calibration import Calibration
 from ab_schedulers.calibration.function_runs import FunctionRuns
 from ab_schedulers.calibration.least_squares import row_changes, shifted
 from ab_schedulers.calibration.moves import at_places
-from ab_schedulers.calibration.walks import BaseNodes, Walk, theory_walk
+from ab_schedulers.calibration.walks import Walk, theory_walk
 from ab_schedulers.models import load
 from ab_schedulers.numerics import Row
+from ab_schedulers.schedulers.grids import NoiseGrid
 
 _DEPTH = 6
 _FEWER = (32, 16)
@@ -58,7 +59,7 @@ class Guided:
         return guided
 
 
-def fitted_walk(found: Calibration, nodes: BaseNodes, calls: int) -> Walk:
+def fitted_walk(found: Calibration, nodes: NoiseGrid, calls: int) -> Walk:
     """The walk that a calibration holds, on the grid it was fitted on."""
     entry = found.entries[str(calls)]
     rows = tuple(Row(sample=row["sample"], history=tuple(row["history"]), order=1) for row in entry["rows"])
@@ -71,14 +72,14 @@ def excess(walk: Walk) -> torch.Tensor:
     return row_changes(walk.rows, theory_walk(walk.nodes, walk.steps, walk.quantity).rows, _DEPTH)
 
 
-def with_excess(nodes: BaseNodes, steps: Sequence[int], added: torch.Tensor, quantity: str) -> Walk:
+def with_excess(nodes: NoiseGrid, steps: Sequence[int], added: torch.Tensor, quantity: str) -> Walk:
     """Rows of theory at ``steps`` and ``added`` to them; outputs that are not there yet get nothing."""
     theory = theory_walk(nodes, steps, quantity)
     rows = [shifted(row, added[call, : 2 + min(call, _DEPTH - 1)]) for call, row in enumerate(theory.rows)]
     return Walk(label="transferred", nodes=nodes, steps=tuple(steps), quantity=quantity, rows=tuple(rows))
 
 
-def between(low: Walk, high: Walk, nodes: BaseNodes, calls: int) -> Walk:
+def between(low: Walk, high: Walk, nodes: NoiseGrid, calls: int) -> Walk:
     """Places and excess for ``calls`` calls, linearly between two walks, along ``u = j/n`` in each of them."""
     share = (calls - len(low.steps)) / (len(high.steps) - len(low.steps))
     wanted = torch.arange(calls, dtype=torch.float64) / calls
@@ -102,7 +103,7 @@ def _interpolated(at: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     return (1 - share) * values[left] + share * values[left + 1]
 
 
-def transplanted(walk: Walk, nodes: BaseNodes) -> Walk:
+def transplanted(walk: Walk, nodes: NoiseGrid) -> Walk:
     """The walk on the grid of another model: its angles, and what its fit added to theory there."""
     angles = torch.tensor(nodes.angles[:-1], dtype=torch.float64)
     steps = [int((angles - walk.nodes.angles[i]).abs().argmin()) for i in walk.steps]
@@ -111,7 +112,7 @@ def transplanted(walk: Walk, nodes: BaseNodes) -> Walk:
     return at_places(walk, nodes, steps)
 
 
-def base_nodes(model: Any, calls: int) -> BaseNodes:
+def base_nodes(model: Any, calls: int) -> NoiseGrid:
     """The grid that a calibration of a bundled model stands on."""
     noise = torch.zeros(1, *model.sample_shape)
     runs = FunctionRuns(lambda sample, timestep: sample, noise, model.scheduler.config, 1, lambda: None)

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from ab_schedulers.schedulers.grids import NoiseGrid
+
 from .least_squares import row_changes, shifted
-from .walks import BaseNodes, Walk, theory_walk
+from .walks import Walk, theory_walk
 
 _SHARE = 8  # a move is one part in so many of the narrower window beside the call
 _REACH = 2.0  # moves
@@ -46,7 +48,7 @@ def with_moves(walk: Walk, moves: Sequence[Move], lengths: Sequence[float]) -> W
     return at_places(walk, walk.nodes, steps)
 
 
-def at_places(walk: Walk, nodes: BaseNodes, steps: Sequence[int]) -> Walk:
+def at_places(walk: Walk, nodes: NoiseGrid, steps: Sequence[int]) -> Walk:
     """The walk with its calls at other base steps, on its own grid or another, its rows changed as those of theory are.
 
     A row keeps what a fit has added to the row of theory; only the latter, which belongs to the places, is exchanged.

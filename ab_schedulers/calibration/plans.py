@@ -6,7 +6,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 
-from .walks import BaseNodes
+from ab_schedulers.schedulers.grids import NoiseGrid
 
 # Widths and numbers of the reference's windows, in thousandths of the base grid: dense at both ends, where model
 # outputs change fastest.
@@ -29,7 +29,7 @@ def reference_steps(num_base_steps: int) -> tuple[int, ...]:
     return tuple(sorted({position * num_base_steps // place for position in positions}))
 
 
-def shaped_steps(nodes: BaseNodes, num_calls: int, shape: Shape) -> tuple[int, ...]:
+def shaped_steps(nodes: NoiseGrid, num_calls: int, shape: Shape) -> tuple[int, ...]:
     """``num_calls`` base steps at equal parts of a mixed measure of base steps and log-SNR.
 
     ``c(i) = (1 - w) i/N + w Λ(i)`` with Λ the log-SNR, clipped and scaled to rise from 0 to 1; call ``j`` stands where

@@ -13,7 +13,7 @@ from ab_schedulers.schedulers import ABCacheScheduler
 from ab_schedulers.schedulers.grids import NoiseGrid
 
 from .recordings import Recording
-from .walks import BaseNodes, Walk
+from .walks import Walk
 
 BASE_STEPS = (1000, 500, 250, 200, 100)
 """Base grids that are tried in turn; some schedules repeat timesteps on the finer ones."""
@@ -87,7 +87,7 @@ class Runs(ABC):
     def _set_timesteps(self, scheduler: ABCacheScheduler, num_calls: int) -> None:
         """Lay out the grid of a run as the run itself does."""
 
-    def base_nodes(self, num_calls: int) -> BaseNodes:
+    def base_nodes(self, num_calls: int) -> NoiseGrid:
         """The finest base grid that a run of ``num_calls`` calls can stand on; no model call.
 
         Raises:
@@ -109,7 +109,7 @@ class Runs(ABC):
             f"gives different timesteps ({refusal}). Use another timestep spacing, or fewer calls."
         )
 
-    def _nodes(self, count: int, num_calls: int) -> BaseNodes:
+    def _nodes(self, count: int, num_calls: int) -> NoiseGrid:
         steps = CachePlan.uniform(num_calls=num_calls, num_base_steps=count).compute_steps
         blank = {
             "num_base_steps": count,
@@ -133,15 +133,9 @@ class Runs(ABC):
             raise ValueError("the pipeline never called `set_timesteps` of its scheduler; it cannot be calibrated.")
         if len(grid.timesteps) != count:
             raise ValueError(f"the grid has {len(grid.timesteps)} base steps instead of {count}")
-        return BaseNodes(
-            timesteps=grid.timesteps,
-            alphas=grid.alphas,
-            sigmas=grid.sigmas,
-            flow=grid.flow,
-            placed=grid.placed(num_calls).compute_steps,
-        )
+        return grid
 
-    def plain_nodes(self, num_calls: int) -> BaseNodes | None:
+    def plain_nodes(self, num_calls: int) -> NoiseGrid | None:
         """The scheduler's own grid of as many base steps as calls; None where it has none."""
         try:
             return self._nodes(num_calls, num_calls)
@@ -163,10 +157,10 @@ class Runs(ABC):
         def see(call: int) -> Any:
             run = begin(call)
             assert scheduler.plan is not None and scheduler._grid is not None
-            grid = scheduler._grid
-            nodes = BaseNodes(timesteps=grid.timesteps, alphas=grid.alphas, sigmas=grid.sigmas, flow=grid.flow)
             steps = scheduler.plan.compute_steps
-            raise _WalkSeenError(Walk(label=label, nodes=nodes, steps=steps, quantity=run.quantity, rows=run.rows))
+            raise _WalkSeenError(
+                Walk(label=label, nodes=scheduler._grid, steps=steps, quantity=run.quantity, rows=run.rows)
+            )
 
         setattr(scheduler, "_begin_run", see)  # noqa: B010 - on this instance alone
         try:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ab_schedulers.numerics import Row
+from ab_schedulers.schedulers.grids import NoiseGrid
 
 from .least_squares import fit_row, shifted
 from .plans import MOST_SHAPES, search_shapes, shaped_steps
@@ -16,7 +17,7 @@ from .refinement import Judge, Trial, refine, refinement_calls
 from .runs import Runs
 from .stock import stock_walks
 from .trajectories import Trajectories
-from .walks import BaseNodes, Walk, theory_walk
+from .walks import Walk, theory_walk
 
 QUANTITY = "velocity"
 _RIDGE = 1e-6
@@ -60,7 +61,7 @@ class Budget:
 class Search:
     """The search for one number of calls."""
 
-    nodes: BaseNodes
+    nodes: NoiseGrid
     calls: int
     known: Trajectories
     fit: torch.Tensor
@@ -81,16 +82,21 @@ class Search:
             fitted[steps] = self._fit(judge, theory_walk(self.nodes, steps, QUANTITY))
             return fitted[steps].fit_error
 
-        fit(self.nodes.placed)
+        fit(self._placed)
         if self.budget.bears(cost):
             search_shapes(
                 lambda shape: fit(shaped_steps(self.nodes, self.calls, shape)), lambda: self.budget.bears(cost)
             )
         trials = list(fitted.values())
         best = sorted(fitted, key=lambda steps: fitted[steps].fit_error)[: refined_plans(self.calls)]
-        for steps in dict.fromkeys([*best, self.nodes.placed]):
+        for steps in dict.fromkeys([*best, self._placed]):
             trials += self._refined(judge, fitted[steps])
         return [*((trial, True) for trial in started), *((trial, False) for trial in trials)]
+
+    @property
+    def _placed(self) -> tuple[int, ...]:
+        """The base steps that ``cache_placement="noise_ratio"`` calls."""
+        return self.nodes.placed(self.calls).compute_steps
 
     def _refined(self, judge: Judge, best: Trial) -> list[Trial]:
         """Trials from refining one plan and its rows until the trajectories held back gain no more."""
@@ -114,7 +120,7 @@ class Search:
         uniform = [i * self.nodes.count // self.calls for i in range(self.calls)]
         theory = [
             theory_walk(self.nodes, steps, quantity, plan=plan)
-            for plan, steps in (("placed calls", self.nodes.placed), ("even calls", uniform))
+            for plan, steps in (("placed calls", self._placed), ("even calls", uniform))
             for quantity in ("velocity", "sample")
         ]
         walks = [*(walk for walk in (own, placed) if walk is not None), *theory, *stock_walks(self.runs, self.calls)]

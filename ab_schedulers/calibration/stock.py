@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import diffusers
 
+from ab_schedulers.schedulers.grids import NoiseGrid
 from ab_schedulers.schedulers.probe import ProbedRows, probe
 
 from .runs import Runs
-from .walks import BaseNodes, Walk
+from .walks import Walk
 
 _VP_SOLVERS = (
     ("DPM-Solver++ 2M", "DPMSolverMultistepScheduler", {"solver_order": 2}),
@@ -45,7 +46,7 @@ def stock_walks(runs: Runs, num_calls: int) -> list[Walk]:
     return walks
 
 
-def _same_nodes(probed: ProbedRows, own: BaseNodes) -> bool:
+def _same_nodes(probed: ProbedRows, own: NoiseGrid) -> bool:
     return len(probed.timesteps) == own.count and all(
         abs(a - b) <= tolerance
         for mine, theirs, tolerance in (

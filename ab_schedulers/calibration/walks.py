@@ -2,38 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ab_schedulers.numerics import Row
-
-from .integral_rows import integral_rows
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BaseNodes:
-    """Timesteps of the ``N`` base steps and signal and noise scales of their ``N + 1`` ends.
-
-    ``placed`` are the base steps that ``cache_placement="noise_ratio"`` calls.
-    """
-
-    timesteps: tuple[float, ...]
-    alphas: tuple[float, ...]
-    sigmas: tuple[float, ...]
-    flow: bool
-    placed: tuple[int, ...] = ()
-
-    @property
-    def count(self) -> int:
-        """Number of base steps."""
-        return len(self.timesteps)
-
-    @property
-    def angles(self) -> tuple[float, ...]:
-        """``φ = atan2(σ, α)`` of every end."""
-        return tuple(math.atan2(sigma, alpha) for alpha, sigma in zip(self.alphas, self.sigmas, strict=True))
+from ab_schedulers.numerics import Row, integral_rows
+from ab_schedulers.schedulers.grids import NoiseGrid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +23,7 @@ class Walk:
     """
 
     label: str
-    nodes: BaseNodes
+    nodes: NoiseGrid
     steps: tuple[int, ...]
     quantity: str
     rows: tuple[Row, ...]
@@ -67,7 +41,7 @@ class Walk:
 
 
 def theory_walk(
-    nodes: BaseNodes,
+    nodes: NoiseGrid,
     steps: Sequence[int],
     quantity: str,
     *,
@@ -78,7 +52,9 @@ def theory_walk(
     """The walk with `integral_rows` at ``steps``; ``plan`` says in its label where these come from."""
     angles = nodes.angles
     chosen = [*(angles[i] for i in steps), angles[-1]]
-    rows = integral_rows(chosen, quantity=quantity, flow=nodes.flow, order=order, corrector=corrector)
+    rows = integral_rows(
+        chosen, quantity=quantity, flow=nodes.flow, order=order, corrector=corrector, variable=nodes.along("timestep")
+    )
     orders = f"order {order}" + ("" if corrector is None else f" + corrector {corrector}")
     label = f"theory, {quantity}, {orders}, {plan}"
     return Walk(label=label, nodes=nodes, steps=tuple(steps), quantity=quantity, rows=rows)

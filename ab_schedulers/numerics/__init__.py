@@ -14,6 +14,7 @@ from .bounds import (
 )
 from .error_bounds import gronwall_bound, prediction_error_bound, window_output_weights
 from .folding import BaseGrid, Row, fold
+from .integral_rows import integral_rows
 from .interpolation import Number, binomial_weights, check_nodes, lagrange_integral_weights, lagrange_weights
 from .noise_scales import correlated_variance, published_noise_scale
 from .placement import flow_sigmas, noise_ratios, place_calls
@@ -43,6 +44,7 @@ __all__ = [
     "flow_sigmas",
     "fold",
     "gronwall_bound",
+    "integral_rows",
     "interpolation_error_constant",
     "lagrange_integral_weights",
     "lagrange_weights",

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from diffusers import ConfigMixin, SchedulerMixin
 
-from ab_schedulers.numerics import BaseGrid, BaseStep, CachePlan, Row, convert_quantity, fold
+from ab_schedulers.numerics import BaseGrid, BaseStep, CachePlan, Row, convert_quantity, fold, integral_rows
 
 from . import reports
 from .calibrations import CalibratedPlan, check_origin, parse_calibrations
@@ -292,6 +292,16 @@ class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
         """Theory rows of a run that starts at ``call``."""
         plan, grid = self._require_grid()
         calls = plan.compute_steps[call:]
+        if self._integrates:
+            angles = grid.angles
+            return integral_rows(
+                [*(angles[i] for i in calls), angles[-1]],
+                quantity=quantity,
+                flow=grid.flow,
+                order=order,
+                corrector=corrector,
+                variable=grid.along(self.config.cache_variable),
+            )
         conversions = None
         base_quantity = self._base_quantity
         if base_quantity is not None and base_quantity != quantity:
@@ -305,6 +315,18 @@ class ABCacheScheduler(SchedulerMixin, ConfigMixin, ABC):
             conversions=conversions,
         )
         return fold(base, calls, order=order, corrector=corrector, predictor=self.config.cache_predictor)
+
+    @property
+    def _integrates(self) -> bool:
+        """Whether windows are integrated exactly: placed calls aim at the converged trajectory, not at a base grid's.
+
+        Fresh noise, bounds on the clean sample and the binomial weights belong to base steps, and a polynomial in
+        lambda has no end.
+        """
+        config = self.config
+        bounded = getattr(config, "clip_sample", False) or getattr(config, "thresholding", False)
+        plain = config.cache_predictor == "extrapolate" and config.cache_variable != "lambda"
+        return self._places_calls and plain and not bounded and not self._stochastic
 
     @property
     def _corrector(self) -> int | None:

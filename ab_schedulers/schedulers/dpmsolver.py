@@ -319,7 +319,7 @@ class ABCacheDPMSolverMultistepScheduler(ABCacheScheduler, DPMSolverMultistepSch
         return SchedulerOutput(prev_sample=prev_sample) if return_dict else (prev_sample,)
 
     def _observe(self, run: CachedRun, model_output: torch.Tensor, sample: torch.Tensor) -> Observed:
-        separate = run.quantity != self._base_quantity
+        separate = run.quantity != self._base_quantity and bool(run.rows[0].base_history)
         if not separate and not self.config.thresholding:
             return super()._observe(run, model_output, sample)
         plan, grid = self._require_grid()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
+
+import numpy as np
 
 from ab_schedulers.numerics import CachePlan, place_calls
 
@@ -69,6 +71,32 @@ class NoiseGrid:
                 f'`cache_variable="{variable}"` repeats a value on this grid; use cache_variable="index" or "lambda".'
             )
         return tuple(nodes)
+
+    @property
+    def count(self) -> int:
+        """Number of base steps."""
+        return len(self.timesteps)
+
+    @property
+    def angles(self) -> tuple[float, ...]:
+        """``φ = atan2(σ, α)`` of every end."""
+        return tuple(math.atan2(sigma, alpha) for alpha, sigma in zip(self.alphas, self.sigmas, strict=True))
+
+    def along(self, variable: str) -> Callable[[float], float]:
+        """The interpolation variable as a function of ``φ``, linear between base nodes.
+
+        Beyond the last node it goes on by as much as before it, a flow's timestep to zero.
+
+        Args:
+            variable: ``"index"`` (of the base step) or ``"timestep"``.
+        """
+        nodes = self.nodes(variable)
+        last = nodes[-1]
+        end = 2 * last - nodes[-2] if len(nodes) > 1 else last - 1
+        if self.flow and variable == "timestep":
+            end = 0.0
+        angles, values = np.array(self.angles[::-1]), np.array([*nodes, end][::-1])
+        return lambda angle: float(np.interp(angle, angles, values))
 
     def placed(self, num_calls: int) -> CachePlan:
         """The plan whose calls stand nearest to `noise_ratios`, times the grid's time shift.

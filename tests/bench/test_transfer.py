@@ -13,12 +13,13 @@ from ab_schedulers.bench import transfer as transfer_module
 from ab_schedulers.bench.subjects import mixture_subject
 from ab_schedulers.bench.transfer import Guided, between, excess, fitted_walk, transfer, transplanted, with_excess
 from ab_schedulers.calibration import Calibration
-from ab_schedulers.calibration.walks import BaseNodes, Walk, theory_walk
+from ab_schedulers.calibration.walks import Walk, theory_walk
+from ab_schedulers.schedulers.grids import NoiseGrid
 
 
-def vp_nodes(count: int, bend: float = 1.0) -> BaseNodes:
+def vp_nodes(count: int, bend: float = 1.0) -> NoiseGrid:
     angles = [math.pi / 2 * (1 - (i / count) ** bend) for i in range(count + 1)]
-    return BaseNodes(
+    return NoiseGrid(
         timesteps=tuple(float(count - i) for i in range(count)),
         alphas=tuple(math.cos(angle) for angle in angles),
         sigmas=tuple(math.sin(angle) for angle in angles),
@@ -26,7 +27,7 @@ def vp_nodes(count: int, bend: float = 1.0) -> BaseNodes:
     )
 
 
-def fitted(nodes: BaseNodes, calls: int, more: float = 0.1) -> Walk:
+def fitted(nodes: NoiseGrid, calls: int, more: float = 0.1) -> Walk:
     """Even calls with a tenth of an output more in every row."""
     steps = [i * nodes.count // calls for i in range(calls)]
     added = torch.zeros(calls, 7, dtype=torch.float64)

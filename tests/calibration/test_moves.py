@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from ab_schedulers.calibration.function_runs import FunctionRuns
 from ab_schedulers.calibration.least_squares import row_changes
 from ab_schedulers.calibration.moves import Move, possible_moves, with_moves
-from ab_schedulers.calibration.walks import BaseNodes, Walk, theory_walk
+from ab_schedulers.calibration.walks import Walk, theory_walk
 from ab_schedulers.numerics import Row
+from ab_schedulers.schedulers.grids import NoiseGrid
 
 
 def flow_walk(steps: list[int], count: int = 100) -> Walk:
     sigmas = [1 - i / count for i in range(count + 1)]
-    nodes = BaseNodes(
+    nodes = NoiseGrid(
         timesteps=tuple(1000 * sigma for sigma in sigmas[:-1]),
         alphas=tuple(1 - sigma for sigma in sigmas),
         sigmas=tuple(sigmas),
@@ -83,7 +84,7 @@ def test_the_end_of_a_moved_walk_from_the_middle_is_that_of_its_own_run(mixture:
     function = mixture(kind)
     runs = FunctionRuns(function, noise(6), function.subject.scheduler.config, 64, lambda: None)
     nodes = runs.base_nodes(5)
-    walk = theory_walk(nodes, nodes.placed, "velocity")
+    walk = theory_walk(nodes, nodes.placed(5).compute_steps, "velocity")
     everything = torch.ones(6, dtype=torch.bool)
     moves = possible_moves(walk)
     moved = [with_moves(walk, [move], [1.0]) for move in moves]

@@ -10,13 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ab_schedulers.calibration.plans import MOST_SHAPES, reference_steps, search_shapes, shaped_steps
-from ab_schedulers.calibration.walks import BaseNodes, theory_walk
+from ab_schedulers.calibration.walks import theory_walk
 from ab_schedulers.schedulers.calibrations import parse_calibrations
+from ab_schedulers.schedulers.grids import NoiseGrid
 
 
-def flow_nodes(count: int) -> BaseNodes:
+def flow_nodes(count: int) -> NoiseGrid:
     sigmas = [1 - i / count for i in range(count + 1)]
-    return BaseNodes(
+    return NoiseGrid(
         timesteps=tuple(1000 * sigma for sigma in sigmas[:-1]),
         alphas=tuple(1 - sigma for sigma in sigmas),
         sigmas=tuple(sigmas),

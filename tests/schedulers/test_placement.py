@@ -166,6 +166,72 @@ def test_the_option_travels_and_stock_forgets_it(tmp_path: Any) -> None:
     assert stock.config.shift == 3.0
 
 
+# -- windows are integrated, not walked ----------------------------------------------------------------------------
+
+
+def test_the_rows_of_placed_calls_know_no_base_sampler() -> None:
+    """Order and kind of the base solver change nothing; DDIM and DPM-Solver++ have the same rows on the same grid."""
+    shared = {"timestep_spacing": "trailing", "cache_corrector": 3, "cache_variable": "timestep"}
+    stocks = [
+        DPMSolverMultistepScheduler(solver_order=order, solver_type=kind, final_sigmas_type="zero")
+        for order, kind in ((1, "midpoint"), (2, "midpoint"), (2, "heun"), (3, "midpoint"))
+    ]
+    stocks.append(DDIMScheduler(clip_sample=False))
+    found = []
+    for stock in stocks:
+        scheduler = ABCacheScheduler.from_config(stock.config, cache_placement="noise_ratio", **shared)
+        scheduler.set_timesteps(8)
+        found.append(scheduler.rows)
+    for rows in found[1:]:
+        for mine, first in zip(rows, found[0], strict=True):
+            assert (mine.sample, *mine.history) == pytest.approx((first.sample, *first.history), rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"cache_predictor": "hold"}, {"cache_variable": "lambda"}, {"clip_sample": True}, {"thresholding": True}],
+)
+def test_what_belongs_to_base_steps_still_walks_them(options: dict[str, Any]) -> None:
+    exact, walked = placed("ddim"), placed("ddim", **options)
+    for scheduler in (exact, walked):
+        scheduler.set_timesteps(8)
+    assert exact.plan == walked.plan
+    assert exact.rows[0] != walked.rows[0]
+    assert (walked.rows[0].clip != 0) and exact.rows[0].clip == 0
+
+
+@given(calls=st.integers(2, 20), slope=st.floats(-2, 2), start=st.floats(-2, 2))
+def test_a_velocity_linear_in_time_is_integrated_exactly_once_two_outputs_are_known(
+    calls: int, slope: float, start: float
+) -> None:
+    """``dx/dσ = start + slope σ``: the first window, which knows one output, misses, and the corrector mends it.
+
+    What is left is the timestep's, which is linear in φ between base nodes.
+    """
+    scheduler = placed("flow", cache_corrector=2)
+    scheduler.set_timesteps(sigmas=uniform_sigmas(calls))
+    sigmas = scheduler._grid.sigmas
+    levels = [sigmas[i] for i in scheduler.plan.compute_steps]
+    sample = torch.full((2,), 0.25, dtype=torch.float64)
+    for level, timestep in zip(levels, scheduler.timesteps, strict=True):
+        sample = scheduler.step(torch.full_like(sample, start + slope * level), timestep, sample).prev_sample
+    exact = 0.25 - start - slope / 2
+    assert sample.tolist() == pytest.approx([exact, exact], abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["vp", "sd", "flow"])
+def test_twenty_placed_calls_end_nearer_to_the_exact_flow_than_499_base_steps(kind: str) -> None:
+    subject = mixture_subject(kind)
+    noise = torch.randn(32, *subject.sample_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
+    placing = ABCacheScheduler.from_config(subject.scheduler.config, cache_placement="noise_ratio")
+    base = ABCacheScheduler.from_config(subject.scheduler.config, cache_interval=1)
+    errors = []
+    for scheduler, steps in ((placing, 20), (base, 499)):
+        run = sample_subject(subject, scheduler, steps, noise)
+        errors.append(rmse(run.images, subject.converged(noise, scheduler.timesteps[0])))
+    assert errors[0] < errors[1]
+
+
 @pytest.mark.parametrize("kind", ["vp", "flow"])
 @pytest.mark.parametrize("calls", [6, 10, 15])
 def test_on_the_exact_mixture_placed_calls_end_nearer_than_even_ones(kind: str, calls: int) -> None:
@@ -178,3 +244,17 @@ def test_on_the_exact_mixture_placed_calls_end_nearer_than_even_ones(kind: str, 
         exact = subject.converged(noise, scheduler.timesteps[0])
         errors.append(rmse(run.images, exact))
     assert errors[0] < errors[1]
+
+
+@pytest.mark.parametrize("variable", ["index", "timestep"])
+def test_the_variable_along_the_path_meets_its_nodes_and_goes_on_to_the_end(variable: str) -> None:
+    scheduler = placed("flow")
+    scheduler.set_timesteps(5)
+    grid = scheduler._grid
+    along = grid.along(variable)
+    for angle, node in zip(grid.angles, grid.nodes(variable), strict=False):
+        assert along(angle) == pytest.approx(node)
+    end = grid.count if variable == "index" else 0.0
+    assert along(grid.angles[-1]) == pytest.approx(end, abs=0.05)
+    middle = (grid.angles[7] + grid.angles[8]) / 2
+    assert along(middle) == pytest.approx((along(grid.angles[7]) + along(grid.angles[8])) / 2)

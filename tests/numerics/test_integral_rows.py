@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
-from ab_schedulers.calibration.integral_rows import integral_rows, window_weights
-from ab_schedulers.numerics import BaseGrid, BaseStep, ddim_step, fold, quantity_map
+from ab_schedulers.numerics import BaseGrid, BaseStep, ddim_step, fold, integral_rows, quantity_map
+from ab_schedulers.numerics.integral_rows import _RULE, window_weights
 
 ANGLES = [1.45, 1.2, 0.9, 0.65, 0.35, 0.1, 0.0]
 
@@ -39,6 +40,20 @@ def test_a_polynomial_in_the_angle_below_the_order_is_integrated_exactly(degree:
     _, weights = window_weights(0.9, 0.5, nodes, "velocity", False)
     found = sum(weight * node**degree for weight, node in zip(weights, nodes, strict=True))
     assert found == pytest.approx((0.5 ** (degree + 1) - 0.9 ** (degree + 1)) / (degree + 1), rel=1e-12)
+
+
+@pytest.mark.parametrize("degree", [0, 1, 2])
+def test_so_is_a_polynomial_in_another_variable(degree: int) -> None:
+    nodes = [0.9, 1.2, 1.45]
+    _, weights = window_weights(0.9, 0.5, nodes, "velocity", False, math.sin)
+    found = sum(weight * math.sin(node) ** degree for weight, node in zip(weights, nodes, strict=True))
+    integrals = [lambda phi: phi, lambda phi: -math.cos(phi), lambda phi: (phi - math.sin(phi) * math.cos(phi)) / 2]
+    assert found == pytest.approx(integrals[degree](0.5) - integrals[degree](0.9), rel=1e-12)
+
+
+def test_the_quadrature_is_the_gauss_legendre_rule_of_eight_points() -> None:
+    points, weights = np.polynomial.legendre.leggauss(8)
+    assert np.array(_RULE) == pytest.approx(np.stack([points, weights], axis=1), rel=1e-14)
 
 
 @pytest.mark.parametrize("flow", [False, True])
