@@ -17,20 +17,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import pairwise
 
 from .folding import Row
 from .interpolation import lagrange_weights
 
-# Gauss-Legendre quadrature on [-1, 1] with eight points, (point, weight): Abramowitz and Stegun 1964, table 25.4.
-_HALF_RULE = (
-    (0.1834346424956498, 0.3626837833783620),
-    (0.5255324099163290, 0.3137066458778873),
-    (0.7966664774136267, 0.2223810344533745),
-    (0.9602898564975363, 0.1012285362903763),
-)
-_RULE = (*((-point, weight) for point, weight in reversed(_HALF_RULE)), *_HALF_RULE)
-_PANELS = 8
+_POINTS = 32
 
 
 def integral_rows(
@@ -71,7 +62,7 @@ def integral_rows(
         if corrector is not None and call > 0:
             known = [angles[call - age] for age in range(min(corrector, call + 1))]
             _, corrected = window_weights(angles[call - 1], angles[call], known, quantity, flow, variable)
-            correction = _sum(corrected, [0.0, *(-weight for weight in predicted)])
+            correction = _sum(corrected, [0, *(-weight for weight in predicted)])
             history = _sum(history, [sample * weight for weight in correction])
         rows.append(Row(sample=sample, history=tuple(history), order=min(order, call + 1)))
         if corrector is not None and call > 0:
@@ -90,36 +81,48 @@ def window_weights(
 ) -> tuple[float, tuple[float, ...]]:
     """``(a, b)`` with ``x(stop) = a x(start) + Σ_j b_j q(nodes_j)``, exact where q is a polynomial in ``variable``.
 
-    Gauss-Legendre quadrature on panels; ``stop = 0`` takes the limit for the clean sample, ``a = 0`` and
-    extrapolation to 0.
+    Fejér's quadrature in a variable that keeps away from the pole of ``dκ/dφ``; ``stop = 0`` takes the limit for the
+    clean sample, ``a = 0`` and extrapolation to 0.
     """
     places = [variable(node) for node in nodes]
     if quantity == "sample" and stop <= 0:
-        return 0.0, lagrange_weights(places, variable(0.0))
+        return 0, lagrange_weights(places, variable(0))
     scale = _scale(stop, quantity, flow)
-    total = [0.0] * len(nodes)
-    for low, high in _panels(stop, start):
-        half, middle = (high - low) / 2, (high + low) / 2
-        for point, weight in _RULE:
-            phi = middle + half * point
-            speed = -scale * weight * half * _speed(phi, quantity, flow)  # φ falls from start to stop
-            for j, value in enumerate(lagrange_weights(places, variable(phi))):
-                total[j] += speed * value
+    total: list[float] = [0] * len(nodes)
+    for phi, weight in _quadrature(start, stop, quantity):
+        speed = scale * weight * _speed(phi, quantity, flow)
+        for j, value in enumerate(lagrange_weights(places, variable(phi))):
+            total[j] += speed * value
     return scale / _scale(start, quantity, flow), tuple(total)
 
 
-def _panels(stop: float, start: float) -> list[tuple[float, float]]:
-    """Panels from ``stop`` up to ``start``, in geometric progression unless ``stop`` is 0."""
-    if stop <= 0:
-        ends = [start * i / _PANELS for i in range(_PANELS + 1)]
-    else:
-        ends = [stop * (start / stop) ** (i / _PANELS) for i in range(_PANELS + 1)]
-    return list(pairwise(ends))
+def _quadrature(start: float, stop: float, quantity: str) -> list[tuple[float, float]]:
+    """``(φ, weight)`` from ``start`` to ``stop``, in the logarithm of the distance to the pole, or in φ without one."""
+    if quantity == "velocity":
+        middle, half = (start + stop) / 2, (stop - start) / 2
+        return [(middle + half * point, half * weight) for point, weight in _FEJER]
+    pole = 0 if quantity == "sample" else math.pi / 2
+    rise = math.log((stop - pole) / (start - pole)) / 2
+    offsets = [(start - pole) * math.exp(rise * (1 + point)) for point, _ in _FEJER]
+    return [(pole + offset, offset * rise * weight) for offset, (_, weight) in zip(offsets, _FEJER, strict=True)]
+
+
+def _fejer(points: int) -> tuple[tuple[float, float], ...]:
+    """``(point, weight)`` of Fejér's first rule on [-1, 1], exact for polynomials of degree below ``points``."""
+    rule = []
+    for k in range(points):
+        theta = (2 * k + 1) * math.pi / (2 * points)
+        terms = (math.cos(2 * j * theta) / ((2 * j) ** 2 - 1) for j in range(1, points // 2 + 1))
+        rule.append((math.cos(theta), 2 * (1 - 2 * sum(terms)) / points))
+    return tuple(rule)
+
+
+_FEJER = _fejer(_POINTS)
 
 
 def _scale(phi: float, quantity: str, flow: bool) -> float:
-    norm = math.sin(phi) + math.cos(phi) if flow else 1.0
-    return {"sample": math.sin(phi) / norm, "epsilon": math.cos(phi) / norm, "velocity": 1.0}[quantity]
+    norm = math.sin(phi) + math.cos(phi) if flow else 1
+    return {"sample": math.sin(phi) / norm, "epsilon": math.cos(phi) / norm, "velocity": 1}[quantity]
 
 
 def _speed(phi: float, quantity: str, flow: bool) -> float:
@@ -128,10 +131,10 @@ def _speed(phi: float, quantity: str, flow: bool) -> float:
         return -1 / math.sin(phi) ** 2
     if quantity == "epsilon":
         return 1 / math.cos(phi) ** 2
-    return 1 / (math.sin(phi) + math.cos(phi)) ** 2 if flow else 1.0
+    return 1 / (math.sin(phi) + math.cos(phi)) ** 2 if flow else 1
 
 
 def _sum(a: Sequence[float], b: Sequence[float]) -> list[float]:
     """Elementwise sum, the shorter one continued by zeros."""
     length = max(len(a), len(b))
-    return [(a[i] if i < len(a) else 0.0) + (b[i] if i < len(b) else 0.0) for i in range(length)]
+    return [(a[i] if i < len(a) else 0) + (b[i] if i < len(b) else 0) for i in range(length)]

@@ -100,9 +100,9 @@ def test_quality_resumes_and_measures_again_what_changed(tmp_path: Path, monkeyp
     )
     measured: list[str] = []
 
-    def measure(task: Any, **_: Any) -> Score:
+    def measure(task: Any, **_: Any) -> tuple[Score, None]:
         measured.append(task.contender.label)
-        return Score(
+        score = Score(
             model="m",
             method=task.contender.label,
             seed=task.seed,
@@ -111,6 +111,7 @@ def test_quality_resumes_and_measures_again_what_changed(tmp_path: Path, monkeyp
             frechet=10.0,
             accuracy=1.0,
         )
+        return score, None
 
     monkeypatch.setattr(quality_module, "load", lambda name: subject)
     monkeypatch.setattr(quality_module, "load_classifier", lambda: None)

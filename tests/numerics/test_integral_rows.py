@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-import numpy as np
 import pytest
+from mpmath import mp
 
 from ab_schedulers.numerics import BaseGrid, BaseStep, ddim_step, fold, integral_rows, quantity_map
-from ab_schedulers.numerics.integral_rows import _RULE, window_weights
+from ab_schedulers.numerics.integral_rows import _FEJER, window_weights
 
 ANGLES = [1.45, 1.2, 0.9, 0.65, 0.35, 0.1, 0.0]
 
@@ -51,9 +51,34 @@ def test_so_is_a_polynomial_in_another_variable(degree: int) -> None:
     assert found == pytest.approx(integrals[degree](0.5) - integrals[degree](0.9), rel=1e-12)
 
 
-def test_the_quadrature_is_the_gauss_legendre_rule_of_eight_points() -> None:
-    points, weights = np.polynomial.legendre.leggauss(8)
-    assert np.array(_RULE) == pytest.approx(np.stack([points, weights], axis=1), rel=1e-14)
+@pytest.mark.parametrize("degree", range(32))
+def test_fejers_rule_of_32_points_integrates_polynomials_below_degree_32(degree: int) -> None:
+    found = math.fsum(weight * point**degree for point, weight in _FEJER)
+    assert found == pytest.approx(0.0 if degree % 2 else 2 / (degree + 1), abs=1e-14)
+
+
+@pytest.mark.parametrize("flow", [False, True])
+@pytest.mark.parametrize("quantity", ["sample", "epsilon"])
+@pytest.mark.parametrize(("start", "stop"), [(1.57, 0.9), (1.57, 0.001), (1.2, 0.001), (0.0011, 0.001)])
+def test_windows_near_a_pole_are_integrated_to_eight_digits(
+    quantity: str, flow: bool, start: float, stop: float
+) -> None:
+    nodes = [start, start + 0.2, start + 0.5]
+    _, weights = window_weights(start, stop, nodes, quantity, flow)
+    with mp.workdps(30):
+        scale = [mp.sin, mp.cos][quantity == "epsilon"]
+        scale_there = scale(stop) / (mp.sin(stop) + mp.cos(stop) if flow else 1)
+        speed = {"sample": lambda phi: -1 / mp.sin(phi) ** 2, "epsilon": lambda phi: 1 / mp.cos(phi) ** 2}[quantity]
+        for degree in range(3):
+            exact = scale_there * mp.quad(lambda phi, d=degree: speed(phi) * (phi - start) ** d, _split(start, stop))
+            found = math.fsum(w * (node - start) ** degree for w, node in zip(weights, nodes, strict=True))
+            assert found == pytest.approx(float(exact), rel=1e-8)
+
+
+def _split(start: float, stop: float) -> list[mp.mpf]:
+    """Ends of panels that halve the distance to either pole, from ``start`` to ``stop``."""
+    ends = {mp.pi / 2 - mp.mpf(2) ** -k for k in range(14)} | {mp.mpf(2) ** -k for k in range(14)}
+    return [mp.mpf(start), *sorted((end for end in ends if stop < end < start), reverse=True), mp.mpf(stop)]
 
 
 @pytest.mark.parametrize("flow", [False, True])
