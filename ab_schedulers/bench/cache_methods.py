@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from ab_schedulers.bench.cache_peers import cache_dit, first_block, magcache, taylorseer
 from ab_schedulers.bench.cache_runs import CachedRun, CacheMethod, hooked_run
+from ab_schedulers.bench.calibrated import calibrated_once
 from ab_schedulers.bench.methods import DEFAULTS, HOLD, REUSE, Contender, Method, base, cached
 from ab_schedulers.bench.sampling import SamplingRun, sample
 from ab_schedulers.caching import ABCacheConfig, apply_ab_cache
@@ -27,6 +29,18 @@ def scheduler_cache(method: Method) -> CacheMethod:
         )
 
     return CacheMethod(name=f"{method.label} (scheduler)", run=run)
+
+
+def calibrated_cache(trajectories: int, folder: Path) -> CacheMethod:
+    """The scheduler calibrated to the base's own result, on other noises and classes than those of the comparison."""
+
+    def run(subject: Any, calls: int, steps: int, noise: torch.Tensor, labels: torch.Tensor) -> Iterator[CachedRun]:
+        found, _ = calibrated_once(subject, trajectories, calls, folder, num_base_steps=steps)
+        images = sample(subject, found.scheduler(subject.scheduler.config), calls, noise, labels).images
+        setting = f"{trajectories} trajectories"
+        yield CachedRun(images=images, computed=calls, share=calls / steps, setting=setting)
+
+    return CacheMethod(name="calibrated (scheduler)", run=run)
 
 
 def model_cache(order: int) -> CacheMethod:
@@ -54,7 +68,7 @@ def _model_plans(calls: int, steps: int) -> dict[str, tuple[int, ...]]:
 
 
 def cache_methods(ratios: Mapping[str, list[float]]) -> list[CacheMethod]:
-    """All caches, plain reuse first."""
+    """All caches that need no calibration, plain reuse first."""
     own = [scheduler_cache(DEFAULTS), model_cache(2), model_cache(3)]
     others = [taylorseer(), first_block(), magcache(ratios), cache_dit()]
     return [scheduler_cache(REUSE), scheduler_cache(HOLD), *others, *own]

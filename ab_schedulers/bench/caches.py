@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ab_schedulers.bench.cache_methods import cache_methods
+from ab_schedulers.bench.cache_methods import cache_methods, calibrated_cache
 from ab_schedulers.bench.cache_peers import magnitude_ratios
 from ab_schedulers.bench.cache_runs import CachedRun, CacheMethod
 from ab_schedulers.bench.environment import environment, write_json
@@ -102,7 +102,16 @@ def _number(errors: Sequence[float]) -> str:
     return f"{mean:.4f} ± {math.sqrt(sum((e - mean) ** 2 for e in errors) / (len(errors) - 1)):.4f}"
 
 
-def caches(*, models: Sequence[str], calls: Sequence[int], steps: int, sets: int, samples: int, out: Path) -> str:
+def caches(
+    *,
+    models: Sequence[str],
+    calls: Sequence[int],
+    steps: int,
+    sets: int,
+    samples: int,
+    trajectories: int,
+    out: Path,
+) -> str:
     """Measure all caches, write `caches.json` and `caches.md` to `out`, return the tables as text.
 
     Args:
@@ -111,7 +120,8 @@ def caches(*, models: Sequence[str], calls: Sequence[int], steps: int, sets: int
         steps: steps of the base.
         sets: seed sets; the spread is taken over them.
         samples: trajectories per seed set.
-        out: folder of the results and of the converged trajectories.
+        trajectories: of the calibration, held-back ones included.
+        out: folder of the results, the calibrations and the converged trajectories.
 
     Raises:
         ValueError: as many calls as steps, or more.
@@ -129,7 +139,7 @@ def caches(*, models: Sequence[str], calls: Sequence[int], steps: int, sets: int
             f"## `{name}`\n\nBase: {steps} steps of {type(stock.scheduler).__name__} at interval 1, "
             f"{_number(trial.errors(fine))} from the converged trajectory. {sets} seed sets of {samples}."
         )
-        methods = cache_methods(_ratios(subject, steps))
+        methods = [*cache_methods(_ratios(subject, steps)), calibrated_cache(trajectories, out / "calibrations")]
         with tqdm(total=len(methods) * len(calls), unit="cache", desc=name, dynamic_ncols=True) as progress:
             for count in calls:
                 measured = []

@@ -64,6 +64,7 @@ def calibrate_model(
     inputs: Path | None,
     trajectories: int,
     seed: int,
+    num_base_steps: int | None,
     max_model_calls: int | None,
     references: Path | None,
     out: Path,
@@ -80,6 +81,7 @@ def calibrate_model(
         options = {"inputs": noise, "config": bundled.scheduler.config}
     else:
         pipe, options = load_pipeline(model), {"inputs": read_runs(inputs), "seed": seed}
+    options["num_base_steps"] = num_base_steps
     known = None
     if references is not None:
         known = Trajectories.load(references) if references.exists() else record(pipe, **options)
@@ -162,15 +164,26 @@ def _subjects(models: Sequence[str], mixtures: Sequence[str]) -> dict[str, Any]:
     return {name: load(name) for name in models}
 
 
-def calibrated_once(model: Any, trajectories: int, calls: int, folder: Path) -> tuple[Calibration, float | None]:
-    """The calibration for one number of calls, from `folder` if it is there, and how long it took, if known."""
+def calibrated_once(
+    model: Any, trajectories: int, calls: int, folder: Path, num_base_steps: int | None = None
+) -> tuple[Calibration, float | None]:
+    """The calibration for one number of calls, from `folder` if it is there, and how long it took, if known.
+
+    Args:
+        model: bundled model or exact mixture.
+        trajectories: of the calibration.
+        calls: model calls.
+        folder: where calibrations are kept.
+        num_base_steps: steps of the run that it is to reproduce; None for converged trajectories.
+    """
     function, noise = calibration_inputs(model, trajectories, _SEED)
-    mark = fingerprint(getattr(model, "model", None), trajectories, _SEED, calls)
-    path = folder / f"{model.name}_{calls}_{mark}.json"
+    steps = () if num_base_steps is None else (num_base_steps,)
+    mark = fingerprint(getattr(model, "model", None), trajectories, _SEED, calls, *steps)
+    path = folder / f"{model.name}_{'_of_'.join(map(str, (calls, *steps)))}_{mark}.json"
     times = folder / "seconds.json"
     if not path.exists():
         started = time.perf_counter()
-        found = calibrate(function, [calls], inputs=noise, config=model.scheduler.config)
+        found = calibrate(function, [calls], inputs=noise, config=model.scheduler.config, num_base_steps=num_base_steps)
         seconds = time.perf_counter() - started
         found.save(path)
         write_json(own_path(times), {**(read_json(own_path(times)) or {}), path.name: seconds})

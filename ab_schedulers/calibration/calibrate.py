@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import diffusers
 import torch
 from tqdm import tqdm
 
-from ab_schedulers.numerics import Row, ddim_step, quantity_map
-
 from . import checks
 from .function_runs import FunctionRuns
 from .pipeline_runs import PipelineRuns
-from .plans import reference_steps
+from .references import check_same_target, plan_grid, reference_calls, run_reference
 from .refinement import Trial
 from .result import Calibration
-from .runs import BASE_STEPS, Runs
-from .search import QUANTITY, Budget, Search, estimated_calls
+from .runs import Runs
+from .search import Budget, Search, estimated_calls
 from .trajectories import Trajectories
-from .walks import theory_walk
 
 VALUES = 4096
 _HELD_BACK = 4  # every fourth trajectory
@@ -34,6 +30,7 @@ def calibrate(
     *,
     inputs: Any,
     config: Mapping[str, Any] | None = None,
+    num_base_steps: int | None = None,
     trajectories: Trajectories | None = None,
     max_model_calls: int | None = None,
     seed: int = 0,
@@ -41,10 +38,11 @@ def calibrate(
 ) -> Calibration:
     """Fit rows and plans to a pipeline, or to a function, for given numbers of model calls.
 
-    The reference is the same sampler with 135 calls. Per number of calls, plans of a two-parameter family are
-    compared with rows fitted to the reference; the rows of the best are then refined together on the error at the end
-    of the run. Every fourth trajectory is held back. Of the candidates that no uncalibrated or stock one beats there,
-    the one with the smallest error on both parts, each with the same weight, is taken.
+    The reference is the same sampler with 135 calls; with ``num_base_steps`` it is what the scheduler itself gives when
+    it computes so many steps, and the calls are chosen among these. Per number of calls, plans of a two-parameter
+    family are compared with rows fitted to the reference; the rows of the best are then refined together on the error
+    at the end of the run. Every fourth trajectory is held back. Of the candidates that no uncalibrated or stock one
+    beats there, the one with the smallest error on both parts, each with the same weight, is taken.
 
     Theory: docs/theory/10-fitted-rows.md.
 
@@ -54,6 +52,7 @@ def calibrate(
         inputs: For a pipeline, keyword arguments of its runs, a list of dicts; a run may hold several samples. For a
             function, the noise (trajectories, ...) at the first timestep.
         config: Config of the scheduler; only with a function.
+        num_base_steps: Steps of the run that is to be reproduced, as a cache does; None for the converged trajectory.
         trajectories: Reference trajectories of the same inputs and seed from `record`, to save their model calls.
         max_model_calls: Stop improving before more model calls are made.
         seed: Seed of the pipeline's first run; the others count up.
@@ -68,9 +67,12 @@ def calibrate(
             each number of calls; before any model call wherever it can be known.
     """
     wanted = checks.check_calls(num_model_calls)
+    checks.check_base_steps(num_base_steps, wanted)
+    if trajectories is not None:
+        check_same_target(trajectories, num_base_steps)
     with tqdm(disable=not progress, unit="call", dynamic_ncols=True) as bar:
         runs = _runs(pipe, inputs, config, seed, bar.update)
-        steps = len(reference_steps(BASE_STEPS[0])) if trajectories is None else 0
+        steps = reference_calls(num_base_steps) if trajectories is None else 0
         least = runs.inputs * (steps + sum(wanted))
         if max_model_calls is not None and max_model_calls < least:
             raise ValueError(
@@ -81,8 +83,8 @@ def calibrate(
             steps + sum(estimated_calls(calls, restarts=runs.restarts, passes=runs.passes) for calls in wanted)
         )
         bar.set_description("reference")
-        grids = {calls: runs.base_nodes(calls) for calls in wanted}
-        known = _reference(runs, pipe) if trajectories is None else trajectories
+        grids = {calls: plan_grid(runs, calls, num_base_steps) for calls in wanted}
+        known = trajectories or run_reference(runs, type(pipe).__name__, num_base_steps)
         checks.check_number_of_trajectories(known.count)
         fit = torch.arange(known.count) % _HELD_BACK != min(_HELD_BACK, known.count) - 1
         entries, errors = {}, {}
@@ -97,13 +99,20 @@ def calibrate(
 
 
 def record(
-    pipe: Any, *, inputs: Any, config: Mapping[str, Any] | None = None, seed: int = 0, progress: bool = True
+    pipe: Any,
+    *,
+    inputs: Any,
+    config: Mapping[str, Any] | None = None,
+    num_base_steps: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
 ) -> Trajectories:
     """Reference trajectories for `calibrate`, to be saved and used again; arguments as there."""
+    checks.check_base_steps(num_base_steps, [])
     with tqdm(disable=not progress, unit="call", dynamic_ncols=True, desc="reference") as bar:
         runs = _runs(pipe, inputs, config, seed, bar.update)
-        bar.total = runs.inputs * len(reference_steps(BASE_STEPS[0]))
-        return _reference(runs, pipe)
+        bar.total = runs.inputs * reference_calls(num_base_steps)
+        return run_reference(runs, type(pipe).__name__, num_base_steps)
 
 
 def _runs(pipe: Any, inputs: Any, config: Mapping[str, Any] | None, seed: int, on_call: Any) -> Runs:
@@ -124,24 +133,6 @@ def _runs(pipe: Any, inputs: Any, config: Mapping[str, Any] | None, seed: int, o
         raise ValueError("`inputs` hold values that are not finite, expected noise; correct them.")
     checks.check_number_of_trajectories(len(inputs))
     return FunctionRuns(pipe, inputs, config, VALUES, on_call)
-
-
-def _reference(runs: Runs, pipe: Any) -> Trajectories:
-    nodes = runs.base_nodes(len(reference_steps(BASE_STEPS[0])))
-    walk = theory_walk(nodes, reference_steps(nodes.count), QUANTITY)
-    last = walk.steps[-1]
-    start = quantity_map(QUANTITY, nodes.alphas[last], nodes.sigmas[last], flow=nodes.flow)
-    step = ddim_step(start, nodes.alphas[-1], nodes.sigmas[-1])  # stock solvers, too, end on the model's clean sample
-    end = Row(sample=step.sample, history=step.outputs, order=1)
-    walk = replace(walk, label="reference", rows=(*walk.rows[:-1], end))
-    states = runs.run(walk).samples
-    ends = [*walk.steps, nodes.count]
-    return Trajectories(
-        states=states,
-        alphas=tuple(nodes.alphas[i] for i in ends),
-        sigmas=tuple(nodes.sigmas[i] for i in ends),
-        source=type(pipe).__name__,
-    )
 
 
 def _chosen(trials: Sequence[tuple[Trial, bool]], runs: Runs) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -176,6 +167,7 @@ def _provenance(pipe: Any, inputs: Any, known: Trajectories, fit: torch.Tensor, 
     return {
         "model": type(pipe).__name__,
         "guidance_scale": guidance,
+        "num_base_steps": known.num_base_steps,
         "trajectories": known.count,
         "held_back": int((~fit).sum()),
         "model_calls": runs.calls,

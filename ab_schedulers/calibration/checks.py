@@ -33,6 +33,19 @@ def check_calls(num_model_calls: Any) -> list[int]:
     return sorted(set(wanted))
 
 
+def check_base_steps(num_base_steps: Any, wanted: Sequence[int]) -> None:
+    """Raise ``ValueError`` unless ``num_base_steps`` is None, or a whole number above every number of calls."""
+    if num_base_steps is None:
+        return
+    least = max(wanted, default=1) + 1
+    whole = isinstance(num_base_steps, int) and not isinstance(num_base_steps, bool)
+    if not whole or not least <= num_base_steps <= 1000:
+        raise ValueError(
+            f"`num_base_steps` must be None or a whole number from {least} (more than the calls) to 1000, received "
+            f"{num_base_steps!r}; pass the number of steps that you would take without a cache, 50 say."
+        )
+
+
 def check_config(config: Mapping[str, Any]) -> ABCacheScheduler:
     """The cached scheduler that serves ``config``.
 

@@ -61,6 +61,18 @@ class FunctionRuns(Runs):
         else:
             scheduler.set_timesteps(num_calls)
 
+    @torch.no_grad()
+    def base_states(self, num_base_steps: int) -> torch.Tensor:
+        """The plain sampling loop."""
+        scheduler, sample = self._base(), self._noise
+        self._set_timesteps(scheduler, num_base_steps)
+        states = [excerpt(sample, self.values)]
+        for timestep in scheduler.timesteps:
+            sample = scheduler.step(self._function(sample, timestep), timestep, sample, return_dict=False)[0]
+            states.append(excerpt(sample, self.values))
+            self._called()
+        return torch.stack(states, dim=1)
+
     def run(self, walk: Walk) -> Recording:
         """Walk all trajectories at once."""
         _, recording = self.fit(walk, lambda call, recording: walk.rows[call])

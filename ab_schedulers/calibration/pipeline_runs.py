@@ -58,6 +58,28 @@ class PipelineRuns(Runs):
         """One where a single run holds all trajectories; else the rows are fitted again after each of a few passes."""
         return 1 if self.inputs == 1 else _PASSES
 
+    def base_states(self, num_base_steps: int) -> torch.Tensor:
+        """One run of the pipeline for every one of the inputs."""
+        return torch.cat([self._base_states(num_base_steps, i) for i in range(self.inputs)])
+
+    def _base_states(self, num_base_steps: int, i: int) -> torch.Tensor:
+        scheduler = self._base()
+        states: list[torch.Tensor] = []
+        original = scheduler.step
+
+        @functools.wraps(original)
+        def step(model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            if not states:
+                states.append(excerpt(sample, self.values))
+            result = original(model_output, timestep, sample, *args, **kwargs)
+            states.append(excerpt(result[0], self.values))
+            self._called()
+            return result
+
+        setattr(scheduler, "step", step)  # noqa: B010 - on this instance alone
+        self._call(scheduler, i, num_base_steps)
+        return torch.stack(states, dim=1)
+
     def run(self, walk: Walk) -> Recording:
         """Run the pipeline once for every one of the inputs."""
         recordings = [self._record(walk, i, lambda call, recording: walk.rows[call]) for i in range(self.inputs)]

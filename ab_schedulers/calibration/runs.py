@@ -64,6 +64,10 @@ class Runs(ABC):
         """Whether a run can go on from the middle of another, so that a perturbed row costs only the calls after it."""
 
     @abstractmethod
+    def base_states(self, num_base_steps: int) -> torch.Tensor:
+        """Samples of the scheduler's own run with every step computed, (trajectories, steps + 1, values)."""
+
+    @abstractmethod
     def run(self, walk: Walk) -> Recording:
         """Walk all trajectories."""
 
@@ -98,7 +102,7 @@ class Runs(ABC):
             if count < num_calls:
                 continue
             try:
-                nodes = self._nodes(count, num_calls)
+                nodes = self.nodes(count, num_calls)
             except ValueError as error:
                 refusal = error
                 continue
@@ -109,7 +113,12 @@ class Runs(ABC):
             f"gives different timesteps ({refusal}). Use another timestep spacing, or fewer calls."
         )
 
-    def _nodes(self, count: int, num_calls: int) -> NoiseGrid:
+    def nodes(self, count: int, num_calls: int) -> NoiseGrid:
+        """The grid of ``count`` base steps under a run of ``num_calls`` calls; no model call.
+
+        Raises:
+            ValueError: If the run has no such grid.
+        """
         steps = CachePlan.uniform(num_calls=num_calls, num_base_steps=count).compute_steps
         blank = {
             "num_base_steps": count,
@@ -138,7 +147,7 @@ class Runs(ABC):
     def plain_nodes(self, num_calls: int) -> NoiseGrid | None:
         """The scheduler's own grid of as many base steps as calls; None where it has none."""
         try:
-            return self._nodes(num_calls, num_calls)
+            return self.nodes(num_calls, num_calls)
         except ValueError:
             return None
 
@@ -168,6 +177,10 @@ class Runs(ABC):
         except _WalkSeenError as seen:
             return None if any(row.base_history for row in seen.walk.rows) else seen.walk
         raise ValueError("the pipeline never called `set_timesteps` of its scheduler; it cannot be calibrated.")
+
+    def _base(self) -> ABCacheScheduler:
+        """The scheduler that computes every one of its steps, as its stock base does."""
+        return self._scheduler({}, cache_interval=1, cache_corrector=None, cache_placement="even")
 
     def _scheduler(self, calibrations: Mapping[str, Any], keep_plan: bool = False, **options: Any) -> ABCacheScheduler:
         if not keep_plan:

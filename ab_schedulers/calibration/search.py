@@ -13,13 +13,13 @@ from ab_schedulers.schedulers.grids import NoiseGrid
 from .least_squares import fit_row, shifted
 from .plans import MOST_SHAPES, search_shapes, shaped_steps
 from .recordings import Recording
+from .references import QUANTITY
 from .refinement import Judge, Trial, refine, refinement_calls
 from .runs import Runs
 from .stock import stock_walks
 from .trajectories import Trajectories
 from .walks import Walk, theory_walk
 
-QUANTITY = "velocity"
 _RIDGE = 1e-6
 _REFINEMENTS = 2
 
@@ -115,7 +115,7 @@ class Search:
 
     def _starts(self) -> list[Walk]:
         """Uncalibrated candidates, the scheduler's own options first."""
-        own = self.runs.default_walk(self.calls)
+        own = self._own_walk()
         placed = self.runs.default_walk(self.calls, "placed calls, default options", cache_placement="noise_ratio")
         uniform = [i * self.nodes.count // self.calls for i in range(self.calls)]
         theory = [
@@ -129,6 +129,17 @@ class Search:
             if place == 0 or self.budget.bears((place + 1) * self.calls):
                 kept.append(walk)
         return kept
+
+    def _own_walk(self) -> Walk | None:
+        """The scheduler with its own options, on the base steps that are to be reproduced if there are such.
+
+        None where it has two histories, or where windows of different lengths bend the grid of a flow.
+        """
+        steps = self.known.num_base_steps
+        if steps is None:
+            return self.runs.default_walk(self.calls)
+        walk = self.runs.default_walk(self.calls, num_base_steps=steps, cache_placement="even")
+        return walk if walk is not None and self.nodes.same_levels(walk.nodes) else None
 
     def _fit(self, judge: Judge, origin: Walk) -> Trial:
         """The walk with each row fitted along the run itself to the reference at the end of its window."""

@@ -20,13 +20,14 @@ _NEIGHBOURS = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Trajectories:
-    """Excerpts of the states of converged trajectories.
+    """Excerpts of the states of reference trajectories.
 
     Args:
         states: (trajectories, nodes, values), float32, from noise to data.
         alphas: Signal scale of every node.
         sigmas: Noise scale of every node.
         source: What was sampled: the pipeline's or the function's class, with the scheduler's.
+        num_base_steps: Base steps of the scheduler's own run, all computed; None for converged trajectories.
 
     Raises:
         ValueError: If there are no trajectories, or they are not finite, or do not fit their nodes.
@@ -36,6 +37,7 @@ class Trajectories:
     alphas: tuple[float, ...]
     sigmas: tuple[float, ...]
     source: str
+    num_base_steps: int | None = None
 
     def __post_init__(self) -> None:
         shape = tuple(self.states.shape)
@@ -91,6 +93,8 @@ class Trajectories:
     def save(self, path: str | Path) -> None:
         """Write a safetensors file."""
         notes = {"format": _FORMAT, "source": self.source, "levels": json.dumps([self.alphas, self.sigmas])}
+        if self.num_base_steps is not None:
+            notes["num_base_steps"] = str(self.num_base_steps)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         save_file({"states": self.states.contiguous()}, str(path), metadata=notes)
 
@@ -111,6 +115,7 @@ class Trajectories:
                     raise ValueError(f"it says format {notes.get('format')!r}, expected {_FORMAT!r}")
                 alphas, sigmas = json.loads(notes["levels"])
                 states, source = stored.get_tensor("states"), notes["source"]
+                steps = int(notes["num_base_steps"]) if "num_base_steps" in notes else None
         except (SafetensorError, ValueError, KeyError) as error:
             raise ValueError(f"{path} holds no trajectories ({error}); record them again.") from error
-        return cls(states=states, alphas=tuple(alphas), sigmas=tuple(sigmas), source=source)
+        return cls(states=states, alphas=tuple(alphas), sigmas=tuple(sigmas), source=source, num_base_steps=steps)

@@ -30,6 +30,12 @@ def add_calibrate(commands: Commands) -> None:
     add_inputs(parser)
     add_count(parser, "--trajectories", 64, "bundled models")
     parser.add_argument("--seed", type=int, default=0, help="of the first run (default: %(default)s)")
+    parser.add_argument(
+        "--num-base-steps",
+        type=positive,
+        metavar="N",
+        help="reproduce the N steps of the scheduler as a cache does, rather than the converged trajectory",
+    )
     parser.add_argument("--max-model-calls", type=positive, help="stop improving before more calls are made")
     parser.add_argument("--references", type=Path, metavar="FILE", help="keep the reference trajectories here")
     parser.add_argument("--out", type=Path, default=Path("calibration.json"), help="default: %(default)s")

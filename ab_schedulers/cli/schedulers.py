@@ -121,6 +121,7 @@ def _add_caches(benches: Commands) -> None:
     add_count(parser, "--steps", 50, "steps of the base")
     add_count(parser, "--seed-sets", 4, "sets of noises", dest="sets")
     add_count(parser, "--samples", 8, "trajectories per set")
+    add_count(parser, "--trajectories", 64, "of the calibration")
     add_out(parser)
     add_threads(parser)
 

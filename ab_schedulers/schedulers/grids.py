@@ -82,6 +82,13 @@ class NoiseGrid:
         """``φ = atan2(σ, α)`` of every end."""
         return tuple(math.atan2(sigma, alpha) for alpha, sigma in zip(self.alphas, self.sigmas, strict=True))
 
+    def same_levels(self, other: NoiseGrid) -> bool:
+        """Whether the ends of the base steps have the same noise levels, to one part in ten thousand."""
+        mine, theirs = (*self.alphas, *self.sigmas), (*other.alphas, *other.sigmas)
+        return len(mine) == len(theirs) and all(
+            math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-6) for a, b in zip(mine, theirs, strict=True)
+        )
+
     def along(self, variable: str) -> Callable[[float], float]:
         """The interpolation variable as a function of ``φ``, linear between base nodes.
 

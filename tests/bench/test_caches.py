@@ -11,14 +11,15 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DiTTransformer2DModel, UNet2DModel
 
-from ab_schedulers.bench.cache_methods import cache_methods
+from ab_schedulers.bench.cache_methods import cache_methods, calibrated_cache, scheduler_cache
 from ab_schedulers.bench.cache_peers import cache_dit, magnitude_ratios, taylorseer_plans
 from ab_schedulers.bench.cache_runs import CachedRun, CacheMethod, bisected, hooked_run
 from ab_schedulers.bench.caches import cache_table, caches, measure_caches
-from ab_schedulers.bench.methods import base
+from ab_schedulers.bench.methods import DEFAULTS, base
 from ab_schedulers.bench.metrics import rmse
 from ab_schedulers.bench.sampling import sample
 from ab_schedulers.bench.trials import ModelTrial
+from ab_schedulers.calibration import Calibration
 
 _STEPS, _CALLS = 12, 6
 _STOCK = DDIMScheduler(timestep_spacing="trailing", clip_sample=False)
@@ -92,6 +93,20 @@ def test_caches_of_transformer_blocks_say_why_they_cannot_serve_a_unet_and_the_o
             assert 2 <= entry.computed <= _CALLS, method.name
             assert entry.share < 0.75, method.name
             assert max(entry.to_base) < 0.5 * float(fine.std()), method.name
+
+
+def test_a_calibration_to_the_base_ends_nearer_to_it_than_the_defaults_and_is_kept(tmp_path: Path) -> None:
+    subject = _transformer()
+    trial = _trial(subject)
+    fine = sample(subject, base(subject.scheduler, _STEPS).scheduler, _STEPS, trial.noise, trial.labels).images
+    calibrated, plain = (
+        measure_caches(trial, method, _CALLS, _STEPS, fine)
+        for method in (calibrated_cache(16, tmp_path), scheduler_cache(DEFAULTS))
+    )
+    assert (calibrated.refused, calibrated.computed, calibrated.share) == ("", _CALLS, _CALLS / _STEPS)
+    assert sum(calibrated.to_base) < sum(plain.to_base)
+    (kept,) = tmp_path.glob(f"tiny_{_CALLS}_of_{_STEPS}_*.json")
+    assert Calibration.load(kept).report["num_base_steps"] == _STEPS
 
 
 def test_cache_dit_skips_as_many_calls_as_it_says_itself() -> None:
@@ -171,4 +186,4 @@ def test_the_setting_nearest_to_the_base_stands_for_a_cache() -> None:
 
 def test_as_many_calls_as_steps_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="smaller than the 50 steps"):
-        caches(models=[], calls=[50], steps=50, sets=1, samples=1, out=tmp_path)
+        caches(models=[], calls=[50], steps=50, sets=1, samples=1, trajectories=8, out=tmp_path)

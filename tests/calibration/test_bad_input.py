@@ -35,6 +35,12 @@ def test_numbers_of_calls_that_are_none_are_refused(calls: Any) -> None:
         fit(DDIMScheduler(**VP).config, torch.randn(4, 3), calls)
 
 
+@pytest.mark.parametrize("steps", [4, 0, -50, 1001, 50.0, True, "50"])
+def test_base_steps_that_are_none_or_too_few_are_refused(steps: Any) -> None:
+    with pytest.raises(ValueError, match=r"`num_base_steps` must be None or a whole number from 5"):
+        fit(DDIMScheduler(**VP).config, torch.randn(4, 3), num_base_steps=steps)
+
+
 @pytest.mark.parametrize(
     ("noise", "complaint"),
     [

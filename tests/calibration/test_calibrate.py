@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
 from ab_schedulers import ABCacheScheduler, Calibration, calibrate
 from ab_schedulers.bench.metrics import rmse
@@ -183,3 +183,67 @@ def test_sigmas_that_are_not_the_pipelines_own_fall_back_to_theory_rows(mixture:
     scheduler.set_timesteps(sigmas=[1, 0.7, 0.4, 0.2])
     assert "theory rows" in scheduler.describe()
     assert scheduler.timesteps.tolist() == pytest.approx([1000, 700, 400, 200])
+
+
+BASE_STEPS = 3 * CALLS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stock", ["ddim", "dpmsolver", "flow"])
+def test_a_calibration_to_the_base_reproduces_it_twice_as_well_on_unseen_noise(
+    mixture: Any, noise: Any, walk: Any, stock: str
+) -> None:
+    function = mixture("flow" if stock == "flow" else "vp")
+    scheduler = function.subject.scheduler
+    if stock == "dpmsolver":
+        scheduler = DPMSolverMultistepScheduler.from_config(scheduler.config)
+    options = {"inputs": noise(48), "config": scheduler.config, "progress": False}
+    to_base = calibrate(function, [CALLS], num_base_steps=BASE_STEPS, **options).scheduler(scheduler.config)
+    to_converged = calibrate(function, [CALLS], **options).scheduler(scheduler.config)
+    plain = ABCacheScheduler.from_config(scheduler.config)
+    unseen = noise(200, seed=77)
+    target = walk(function, scheduler, unseen, BASE_STEPS)
+    errors = [rmse(walk(function, each, unseen, CALLS), target) for each in (to_base, to_converged, plain)]
+    assert to_base.plan.num_base_steps == BASE_STEPS and "calibrated rows" in to_base.describe()
+    assert errors[0] < 0.5 * min(errors[1:])
+
+
+def test_the_reference_of_base_steps_is_the_stock_run(mixture: Any, noise: Any, walk: Any, kind: str) -> None:
+    function = mixture(kind)
+    stock = function.subject.scheduler
+    known = record(function, inputs=noise(5), config=stock.config, num_base_steps=10, progress=False)
+    assert function.calls == 10 and known.states.shape == (5, 11, 16) and known.num_base_steps == 10
+    torch.testing.assert_close(known.final, walk(function, stock, noise(5), 10).float(), rtol=0, atol=1e-5)
+
+
+def test_saved_base_trajectories_say_what_they_are_and_serve_nothing_else(
+    mixture: Any, noise: Any, tmp_path: Any
+) -> None:
+    function = mixture("vp")
+    config = function.subject.scheduler.config
+    record(function, inputs=noise(16), config=config, num_base_steps=12, progress=False).save(tmp_path / "t")
+    known = Trajectories.load(tmp_path / "t")
+    again = fit(function, noise(16), num_base_steps=12, trajectories=known)
+    assert again.entries == fit(function, noise(16), num_base_steps=12).entries
+    assert again.report["num_base_steps"] == 12 and again.entries[str(CALLS)]["num_base_steps"] == 12
+    function.calls = 0
+    with pytest.raises(ValueError, match=r"are of 12 base steps, expected trajectories converged"):
+        fit(function, noise(16), trajectories=known)
+    with pytest.raises(ValueError, match=r"are of 12 base steps, expected trajectories of 18 base steps"):
+        fit(function, noise(16), num_base_steps=18, trajectories=known)
+    assert function.calls == 0
+
+
+@pytest.mark.parametrize("calls", [5, 7])
+def test_windows_of_different_lengths_are_calibrated_on_the_grid_of_the_base(
+    mixture: Any, noise: Any, walk: Any, kind: str, calls: int
+) -> None:
+    function = mixture(kind)
+    found = fit(function, noise(16), calls=calls, num_base_steps=16, max_model_calls=16 + 40 * calls)
+    scheduler = found.scheduler(function.subject.scheduler.config)
+    stock = function.subject.scheduler
+    walk(function, scheduler, noise(3), calls)
+    walk(function, stock, noise(3), 16)
+    assert "calibrated rows" in scheduler.describe() and scheduler.plan.num_base_steps == 16
+    expected = [float(stock.timesteps[i]) for i in scheduler.plan.compute_steps]
+    assert scheduler.timesteps.tolist() == pytest.approx(expected)
