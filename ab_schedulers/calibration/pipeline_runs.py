@@ -78,6 +78,12 @@ class PipelineRuns(Runs):
 
         setattr(scheduler, "step", step)  # noqa: B010 - on this instance alone
         self._call(scheduler, i, num_base_steps)
+        if len(states) != num_base_steps + 1:
+            raise ValueError(
+                f"the pipeline made {max(len(states) - 1, 0)} steps instead of {num_base_steps}: it starts in the "
+                "middle of its grid (image to image), or passes its own `sigmas` or `timesteps`. Expected a run of "
+                "`num_inference_steps` steps from pure noise; change the inputs."
+            )
         return torch.stack(states, dim=1)
 
     def run(self, walk: Walk) -> Recording:

@@ -97,6 +97,24 @@ def test_one_run_of_several_samples_is_calibrated_on_every_base(pipeline: str) -
     assert found.report["model_calls"] <= 40
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("pipeline", ["DiTPipeline", "SanaPipeline", "FluxPipeline"])
+def test_a_calibration_to_the_pipelines_own_steps_comes_nearer_to_them(pipeline: str) -> None:
+    case = case_of(pipeline)
+    pipe = case.build()
+    stock, steps = pipe.scheduler, 3 * CALLS
+    groups = [[0, 1, 2], [3, 4, 5, 6, 7]] if pipeline == "FluxPipeline" else [[0, 1, 2, 3, 4, 5, 6, 7]]
+    options = {"inputs": runs(case, *groups), "num_base_steps": steps, "progress": False}
+    known = record(pipe, **options)
+    assert known.states.shape[1] == steps + 1 and pipe.scheduler is stock
+    found = calibrate(pipe, [CALLS], trajectories=known, **options)
+    errors = found.report["errors"][str(CALLS)]
+    assert errors["held_back"] <= min(each["held_back"] for each in errors["candidates"] if each["start"])
+    pipe.scheduler = found.scheduler(stock.config)
+    pipe(**case.arguments([9], case.sizes[0]), num_inference_steps=CALLS)
+    assert "calibrated rows" in pipe.scheduler.describe() and pipe.scheduler.plan.num_base_steps == steps
+
+
 def test_a_failing_pipeline_gets_its_scheduler_back() -> None:
     case = case_of("FluxPipeline")
     pipe = case.build()
@@ -110,5 +128,6 @@ def test_a_failing_pipeline_gets_its_scheduler_back() -> None:
 def test_a_pipeline_that_starts_in_the_middle_is_refused() -> None:
     case = next(case for case in CASES if case.pipeline == "StableDiffusionImg2ImgPipeline")
     arguments = {key: value for key, value in case.arguments([0, 1], case.sizes[0]).items() if key != "strength"}
-    with pytest.raises(ValueError, match="in the middle"):
-        record(case.build(), inputs=[arguments], progress=False)
+    for steps in (None, 10):
+        with pytest.raises(ValueError, match="in the middle"):
+            record(case.build(), inputs=[arguments], num_base_steps=steps, progress=False)
