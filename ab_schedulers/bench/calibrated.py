@@ -26,6 +26,8 @@ from ab_schedulers.models import BUNDLED, load
 
 _SEED = 70_000
 MIXTURES = ("vp", "sd", "flow")
+_PICTURE_STEPS = 20
+"""Base steps whose pictures, beside those of the converged trajectories, are calibrated to for Fréchet distances."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -115,7 +117,8 @@ def calibration(
         samples: trajectories per seed set.
         search_samples: trajectories that choose the stock settings that are tested.
         out: folder of the results.
-        frechet_samples: samples per seed set for Fréchet distances; None for none.
+        frechet_samples: samples per seed set for Fréchet distances, for which calls are calibrated to the scheduler's
+            own 20 steps, too; None for none.
         mixtures: kinds of exact Gaussian mixtures, some of `MIXTURES`, instead of the models.
 
     Raises:
@@ -125,25 +128,27 @@ def calibration(
     if mixtures and frechet_samples:
         raise ValueError("--frechet-samples compares pictures, and mixtures have none; drop one of the two options.")
     results = Results.read(out / "solvers.json")
+    targets: list[int | None] = [None, _PICTURE_STEPS] if frechet_samples else [None]
 
-    def fit(pair: tuple[str, int]) -> None:
-        calibrated_once(loaded[pair[0]], trajectories, pair[1], out / "calibrations")
+    def fit(name: str, count: int, target: int | None) -> tuple[Competitor, float | None]:
+        found, seconds = calibrated_once(loaded[name], trajectories, count, out / "calibrations", target)
+        return calibrated_competitor(found, loaded[name]), seconds
 
+    def fit_once(cell: tuple[str, int, int | None]) -> None:
+        fit(*cell)
+
+    shared_map(fit_once, [(name, count, target) for name in loaded for count in calls for target in targets])
     rows, cells = [], []
-    shared_map(fit, [(name, count) for name in loaded for count in calls])
     for name, model in loaded.items():
         _, finalists = run_solvers(model, calls, sets, samples, search_samples, results)
         stock = best(finalists)
         trial, note = prepare(model, sets, samples, out / "references")
         for count in calls:
-            found, seconds = calibrated_once(model, trajectories, count, out / "calibrations")
-            placed, fitted = placed_competitor(model.scheduler), calibrated_competitor(found, model)
-            entry = stock[name, count][0]
+            entry, placed = stock[name, count][0], placed_competitor(model.scheduler)
+            (fitted, seconds), *others = (fit(name, count, target) for target in targets)
             ours, best_found = (measure(trial, one, count, results.entries) for one in (placed, fitted))
             rows.append(_row(entry, ours, best_found, seconds))
-            solver = _named(entry, model)
-            sides = [one.make(count) for one in (solver, placed, fitted)]
-            cells.append(Cell(model=model, sides=sides, converged=solver.make(CONVERGED_CALLS)))
+            cells.append(_cell(model, entry, [placed, fitted, *(other for other, _ in others)]))
         rows.append([name, "reference", f"halving error {note['halving_error']:.4f}", "", "", "", "", ""])
     headers = ["model", "calls", "best stock solver", "its RMSE", "placed calls", "calibrated", "ratio", "seconds"]
     text = markdown_table(headers, rows)
@@ -193,12 +198,20 @@ def calibrated_once(
 
 def calibrated_competitor(found: Calibration, model: Any) -> Competitor:
     """The model's scheduler with a calibration."""
+    steps = found.report.get("num_base_steps")
+    label = "calibrated" if steps is None else f"calibrated to {steps} steps"
 
     def make(count: int) -> Contender:
-        scheduler = found.scheduler(model.scheduler.config)
-        return Contender(label="calibrated", scheduler=scheduler, num_inference_steps=count)
+        return Contender(label=label, scheduler=found.scheduler(model.scheduler.config), num_inference_steps=count)
 
-    return Competitor(group=OWN, solver="calibrated", setting="", make=make)
+    return Competitor(group=OWN, solver=label, setting="", make=make)
+
+
+def _cell(model: Any, stock: Entry, ours: Sequence[Competitor]) -> Cell:
+    """What is compared by pictures: the stock solver first, and it with many calls."""
+    solver = _named(stock, model)
+    sides = [one.make(stock.calls) for one in (solver, *ours)]
+    return Cell(model=model, sides=sides, converged=solver.make(CONVERGED_CALLS))
 
 
 def _named(entry: Entry, model: Any) -> Competitor:

@@ -68,7 +68,7 @@ def _add_calibration(benches: Commands) -> None:
     parser.add_argument(
         "--frechet-samples",
         type=positive,
-        help="samples per set for Fréchet distances of the three sides (default: none are measured)",
+        help="samples per set for Fréchet distances of all sides (default: none are measured)",
     )
     add_out(parser)
     add_threads(parser)
