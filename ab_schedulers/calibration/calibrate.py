@@ -42,7 +42,7 @@ def calibrate(
     it computes so many steps, and the calls are chosen among these. Per number of calls, plans of a two-parameter
     family are compared with rows fitted to the reference; the rows of the best are then refined together on the error
     at the end of the run. Every fourth trajectory is held back. Of the candidates that no uncalibrated or stock one
-    beats there, the one with the smallest error on both parts, each with the same weight, is taken.
+    beats there, the one with the smallest error on all trajectories is taken. Errors are means over trajectories.
 
     Theory: docs/theory/10-fitted-rows.md.
 
@@ -140,7 +140,13 @@ def _chosen(trials: Sequence[tuple[Trial, bool]], runs: Runs) -> tuple[dict[str,
     bound = min(trial.held_error for trial, start in trials if start)
     best = min((trial for trial, _ in trials if trial.held_error <= bound), key=lambda trial: trial.error)
     candidates = [
-        {"label": trial.walk.label, "fit": trial.fit_error, "held_back": trial.held_error, "start": start}
+        {
+            "label": trial.walk.label,
+            "fit": trial.fit_error,
+            "held_back": trial.held_error,
+            "all": trial.error,
+            "start": start,
+        }
         for trial, start in trials
     ]
     scheduler = checks.check_config(runs.config)
@@ -152,7 +158,13 @@ def _chosen(trials: Sequence[tuple[Trial, bool]], runs: Runs) -> tuple[dict[str,
         "error_held_back": best.held_error,
         "error_fit": best.fit_error,
     }
-    found = {"chosen": best.walk.label, "fit": best.fit_error, "held_back": best.held_error, "candidates": candidates}
+    found = {
+        "chosen": best.walk.label,
+        "fit": best.fit_error,
+        "held_back": best.held_error,
+        "all": best.error,
+        "candidates": candidates,
+    }
     return entry, found
 
 

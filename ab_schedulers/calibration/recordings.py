@@ -41,6 +41,6 @@ def excerpt(batch: torch.Tensor, values: int) -> torch.Tensor:
     return flat[:, ::stride].to(device="cpu", dtype=torch.float32, copy=True)
 
 
-def root_mean_square(difference: torch.Tensor) -> float:
-    """Over all entries."""
-    return float(difference.double().square().mean().sqrt())
+def root_mean_squares(difference: torch.Tensor) -> torch.Tensor:
+    """Of each trajectory (trajectories, values), (trajectories,), float64."""
+    return difference.double().square().mean(dim=1).sqrt()

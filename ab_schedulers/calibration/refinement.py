@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,7 +16,7 @@ from .least_squares import (
     row_directions,
 )
 from .moves import Move, possible_moves, with_moves
-from .recordings import Recording, root_mean_square
+from .recordings import Recording, root_mean_squares
 from .runs import Runs
 from .walks import Walk, theory_walk
 
@@ -29,20 +28,24 @@ _RIDGE = 1e-6
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Trial:
-    """A walk, how it ran, and its errors on the trajectories of the fit and on those held back."""
+    """A walk, how it ran, and how it fared.
+
+    Errors are means over trajectories of each one's root mean square. Squares of all together would let a single
+    trajectory near a fork between two pictures choose for the others.
+
+    Args:
+        walk: Rows and calls.
+        recording: What a run of all trajectories gave.
+        fit_error: On the trajectories of the fit.
+        held_error: On those held back.
+        error: On all.
+    """
 
     walk: Walk
     recording: Recording
     fit_error: float
     held_error: float
-
-    @property
-    def error(self) -> float:
-        """Root mean square of both errors.
-
-        One trajectory near a fork can rule the error of the few that are held back, so that it alone chooses badly.
-        """
-        return math.sqrt((self.fit_error**2 + self.held_error**2) / 2)
+    error: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -65,13 +68,9 @@ class Judge:
 
     def verdict(self, walk: Walk, recording: Recording) -> Trial:
         """The errors of a run."""
-        miss = recording.final - self.final
-        return Trial(
-            walk=walk,
-            recording=recording,
-            fit_error=root_mean_square(miss[self.fit]),
-            held_error=root_mean_square(miss[~self.fit]),
-        )
+        errors = root_mean_squares(recording.final - self.final)
+        fit, held, both = (float(part.mean()) for part in (errors[self.fit], errors[~self.fit], errors))
+        return Trial(walk=walk, recording=recording, fit_error=fit, held_error=held, error=both)
 
 
 def refine(trial: Trial, judge: Judge, *, depth: int, label: str) -> list[Trial]:

@@ -23,7 +23,7 @@ class Calibration:
     Args:
         entries: What the scheduler option ``calibrations`` takes.
         report: How it was found: model, guidance, trajectories, model calls, versions, and per number of calls the
-            errors of every candidate on the trajectories of the fit and on those held back.
+            errors of every candidate on the trajectories of the fit, on those held back and on all.
 
     Raises:
         TypeError: If an entry is no dict.
@@ -90,7 +90,7 @@ class Calibration:
         for calls, found in self.report.get("errors", {}).items():
             start = min(each["held_back"] for each in found["candidates"] if each["start"])
             lines.append(
-                f"{calls:>3} calls: RMSE {found['held_back']:.4f} on trajectories held back, {start:.4f} before "
+                f"{calls:>3} calls: mean RMSE {found['held_back']:.4f} on trajectories held back, {start:.4f} before "
                 f"({found['chosen']})"
             )
         return "\n".join(lines)

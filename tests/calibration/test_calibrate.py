@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +14,7 @@ from ab_schedulers import ABCacheScheduler, Calibration, calibrate
 from ab_schedulers.bench.metrics import rmse
 from ab_schedulers.calibration import Trajectories, estimated_calls, record
 from ab_schedulers.calibration.calibrate import _chosen
-from ab_schedulers.calibration.refinement import Trial
+from ab_schedulers.calibration.refinement import Judge, Trial
 
 CALLS = 6
 
@@ -54,7 +53,7 @@ def test_no_start_beats_the_choice_on_the_trajectories_held_back_and_of_the_rest
     bound = min(each["held_back"] for each in candidates if each["start"])
     rest = [each for each in candidates if each["held_back"] <= bound]
     assert found["held_back"] <= bound
-    assert math.hypot(found["fit"], found["held_back"]) == min(math.hypot(r["fit"], r["held_back"]) for r in rest)
+    assert found["all"] == min(each["all"] for each in rest)
     assert candidates[0]["label"] == "default options" and candidates[0]["start"]
     if kind == "vp":
         assert any(each["label"].startswith("stock UniPC") for each in candidates)
@@ -63,7 +62,8 @@ def test_no_start_beats_the_choice_on_the_trajectories_held_back_and_of_the_rest
 def test_a_fit_that_a_start_beats_on_the_trajectories_held_back_is_not_chosen_however_well_it_fits() -> None:
     def trial(label: str, fit_error: float, held_error: float) -> Any:
         walk = SimpleNamespace(label=label, entry=dict)
-        return Trial(walk=walk, recording=None, fit_error=fit_error, held_error=held_error)
+        error = (3 * fit_error + held_error) / 4
+        return Trial(walk=walk, recording=None, fit_error=fit_error, held_error=held_error, error=error)
 
     start, overfitted, honest = trial("start", 0.5, 0.5), trial("overfitted", 0.0, 0.6), trial("honest", 0.45, 0.48)
     runs = SimpleNamespace(config=DDIMScheduler(clip_sample=False).config)
@@ -72,6 +72,26 @@ def test_a_fit_that_a_start_beats_on_the_trajectories_held_back_is_not_chosen_ho
     assert entry["found_as"] == "honest"
     entry, _ = _chosen([(start, True), (overfitted, False)], runs)
     assert entry["found_as"] == "start"
+
+
+def test_one_trajectory_near_a_fork_does_not_choose_for_the_others() -> None:
+    def trial(label: str, misses: list[float]) -> Trial:
+        walk = SimpleNamespace(label=label, entry=dict)
+        recording = SimpleNamespace(final=torch.tensor(misses)[:, None].expand(-1, 3))
+        return judge.verdict(walk, recording)  # type: ignore[arg-type]
+
+    fit = torch.arange(8) % 4 != 3
+    judge = Judge(runs=None, final=torch.zeros(8, 3), fit=fit)  # type: ignore[arg-type]
+    even, forked = trial("even", [0.2] * 8), trial("forked", [0.02] * 3 + [0.3] + [0.02] * 4)
+    assert even.fit_error == pytest.approx(0.2) and even.error == pytest.approx(0.2)
+    assert forked.held_error == pytest.approx(0.16) and forked.error == pytest.approx(0.055)
+    assert root_mean_square(forked, ~fit) > root_mean_square(even, ~fit)
+    entry, _ = _chosen([(even, True), (forked, False)], SimpleNamespace(config=DDIMScheduler(clip_sample=False).config))
+    assert entry["found_as"] == "forked"
+
+
+def root_mean_square(trial: Trial, chosen: torch.Tensor) -> float:
+    return float(trial.recording.final[chosen].square().mean().sqrt())
 
 
 def test_no_more_model_calls_are_made_than_estimated_and_reported(mixture: Any, noise: Any) -> None:
