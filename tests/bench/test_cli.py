@@ -226,7 +226,7 @@ def test_calibrate_writes_a_calibration_and_keeps_its_references(
     out, kept = tmp_path / "c.json", tmp_path / "t.safetensors"
     command = ["calibrate", "dit-flow", "--calls", "3", "--trajectories", "4", "--max-model-calls", "150"]
     assert main([*command, "--references", str(kept), "--out", str(out)]) == 0
-    assert "3 calls: RMSE" in capsys.readouterr().out
+    assert "3 calls: mean RMSE" in capsys.readouterr().out
     assert set(Calibration.load(out).entries) == {"3"} and Trajectories.load(kept).count == 4
     assert main([*command, "--references", str(kept), "--out", str(out)]) == 0
     assert Calibration.load(out).report["model_calls"] <= 150
