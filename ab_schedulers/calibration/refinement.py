@@ -113,7 +113,8 @@ def trajectory_weights(jacobian: torch.Tensor, trajectories: int) -> torch.Tenso
     """Weights that keep the most sensitive trajectories from ruling the fit, one per value.
 
     Near a fork between two pictures a trajectory answers to the rows many times more strongly than others, and no rows
-    suit all such trajectories. Those that answer more strongly than the median are scaled down to it.
+    suit all such trajectories. Those that answer more strongly than the median are scaled down, by the square root of
+    how much more: down to the median they would hardly count, although they are most of the mean square error.
 
     Args:
         jacobian: Derivative of the final samples, (directions, trajectories × values).
@@ -123,7 +124,7 @@ def trajectory_weights(jacobian: torch.Tensor, trajectories: int) -> torch.Tenso
         (trajectories × values,), at most 1.
     """
     answers = jacobian.view(len(jacobian), trajectories, -1).double().square().sum(dim=(0, 2)).sqrt()
-    weights = (answers.median() / answers.clamp_min(torch.finfo(answers.dtype).tiny)).clamp(max=1)
+    weights = (answers.median() / answers.clamp_min(torch.finfo(answers.dtype).tiny)).clamp(max=1).sqrt()
     return weights.to(jacobian.dtype).repeat_interleave(jacobian.shape[1] // trajectories)
 
 

@@ -21,28 +21,30 @@ from .trajectories import Trajectories
 from .walks import Walk, theory_walk
 
 _RIDGE = 1e-6
-_REFINEMENTS = 2
+_MOST_STARTS = 10
 
 
 def estimated_calls(num_calls: int, *, restarts: bool, passes: int) -> int:
     """Model calls per input that one number of calls takes at most, the reference aside."""
     depth = row_depth(num_calls)
     walks = _MOST_STARTS + passes * (MOST_SHAPES + 1)
-    refinements = (1 + refined_plans(num_calls)) * _REFINEMENTS
+    refinements = sum(max(1, 1 + refined_plans(num_calls) - done) for done in range(rounds(num_calls)))
     return walks * num_calls + refinements * refinement_calls(num_calls, depth, restarts)
-
-
-_MOST_STARTS = 10
 
 
 def row_depth(num_calls: int) -> int:
     """Outputs in a fitted row: deeper rows pay where windows are wide, and cost a run per weight."""
-    return 4 if num_calls <= 10 else 3
+    return 4 if num_calls <= 15 else 3
 
 
 def refined_plans(num_calls: int) -> int:
     """How many searched plans are refined beside the placed one: the plan that is best before need not be after."""
     return 2 if num_calls <= 10 else 1
+
+
+def rounds(num_calls: int) -> int:
+    """How often plans are refined at most: few calls gain longest, and many make a round dear."""
+    return min(5, max(2, 40 // num_calls))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,30 +89,33 @@ class Search:
             search_shapes(
                 lambda shape: fit(shaped_steps(self.nodes, self.calls, shape)), lambda: self.budget.bears(cost)
             )
-        trials = list(fitted.values())
         best = sorted(fitted, key=lambda steps: fitted[steps].fit_error)[: refined_plans(self.calls)]
-        for steps in dict.fromkeys([*best, self._placed]):
-            trials += self._refined(judge, fitted[steps])
-        return [*((trial, True) for trial in started), *((trial, False) for trial in trials)]
+        refined = self._refined(judge, [fitted[steps] for steps in dict.fromkeys([*best, self._placed])])
+        return [*((trial, True) for trial in started), *((trial, False) for trial in (*fitted.values(), *refined))]
 
     @property
     def _placed(self) -> tuple[int, ...]:
         """The base steps that ``cache_placement="noise_ratio"`` calls."""
         return self.nodes.placed(self.calls).compute_steps
 
-    def _refined(self, judge: Judge, best: Trial) -> list[Trial]:
-        """Trials from refining one plan and its rows until the trajectories held back gain no more."""
+    def _refined(self, judge: Judge, plans: Sequence[Trial]) -> list[Trial]:
+        """Trials from refining plans and their rows, round after round.
+
+        Each round leaves out the worst plan, down to one, and those that gain no more.
+        """
         trials: list[Trial] = []
         depth = row_depth(self.calls)
-        for _ in range(_REFINEMENTS):
-            if not self.budget.bears(refinement_calls(self.calls, depth, self.runs.restarts)):
-                break
-            before = best
-            found = refine(best, judge, depth=depth, label="refined together")
-            trials += found
-            best = min(found, key=lambda trial: trial.error)
-            if best.error > 0.95 * before.error:
-                break
+        for _ in range(rounds(self.calls)):
+            gained: list[Trial] = []
+            for before in plans:
+                if not self.budget.bears(refinement_calls(self.calls, depth, self.runs.restarts)):
+                    return trials
+                found = refine(before, judge, depth=depth, label="refined together")
+                trials += found
+                best = min(found, key=lambda trial: trial.error)
+                if best.error < 0.95 * before.error:
+                    gained.append(best)
+            plans = sorted(gained, key=lambda trial: trial.error)[: max(1, len(plans) - 1)]
         return trials
 
     def _starts(self) -> list[Walk]:

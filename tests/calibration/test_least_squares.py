@@ -112,10 +112,10 @@ def test_damping_shortens_the_step(recording: Recording) -> None:
     assert lengths[0] > lengths[1] > lengths[2] > 0
 
 
-def test_the_most_sensitive_trajectories_are_scaled_down_to_the_median_and_no_other() -> None:
+def test_the_most_sensitive_trajectories_are_scaled_down_by_the_root_of_their_excess_and_no_other() -> None:
     jacobian = torch.ones(3, 5 * 4)
     for place, scale in enumerate((1.0, 2.0, 4.0, 0.5, 40.0)):
         jacobian[:, 4 * place : 4 * place + 4] *= scale
     weights = trajectory_weights(jacobian, 5).view(5, 4)
-    assert weights[:, 0].tolist() == pytest.approx([1, 1, 0.5, 1, 0.05])
+    assert weights[:, 0].tolist() == pytest.approx([1, 1, 0.5**0.5, 1, 0.05**0.5])
     assert bool((weights == weights[:, :1]).all())
