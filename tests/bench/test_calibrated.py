@@ -61,7 +61,11 @@ def test_the_table_holds_both_sides_and_their_ratio_and_a_second_run_fits_nothin
         assert float(row[6]) == pytest.approx(fitted / stock, abs=0.02)
         assert fitted < stock
     assert reference[1] == "reference"
-    assert float(reference[2].split()[-1]) < min(float(row[5].split()[0]) for row in rows)
+    smallest = min(float(row[5].split()[0]) for row in rows)
+    assert float(reference[2].split()[-1]) < smallest
+    label, distance, *_ = reference[5].split()
+    assert label == "target"
+    assert float(distance) < smallest
 
     def refuse(*arguments: Any, **options: Any) -> None:
         raise AssertionError("fitted again")
